@@ -1,0 +1,194 @@
+"""HTTP of the hot path: a dictionary of paths, the checks in the contract's order, the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.types import Receive, Scope, Send
+
+from sidecar.errors import ErrorCode, Refusal
+from sidecar.meter import gate, requests
+from sidecar.meter.decide import DECODERS, Decider
+from sidecar.meter.loader import AccountLoader
+from sidecar.meter.operations import OPERATIONS
+from sidecar.meter.store import Store, connect
+from sidecar.metrics import MeterMetrics
+from sidecar.pricing.book import load_book
+from sidecar.scripts import load_scripts
+from sidecar.settings import Settings
+from sidecar.web import json_answer, read_body, refusal_answer, require_bearer, require_json
+
+log: Final = logging.getLogger(__name__)
+
+BODY_LIMIT: Final = 65_536
+_BODY_SECONDS: Final = 10.0
+_BATCH: Final = msgspec.json.Decoder(requests.BatchRequest)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What is at one path."""
+
+    methods: tuple[str, ...]
+    handler: Handler
+    is_open: bool = False
+
+
+class MeterApp:
+    """The hot path's ASGI application."""
+
+    def __init__(
+        self,
+        decider: Decider,
+        store: Store,
+        metrics: MeterMetrics,
+        registry: CollectorRegistry,
+        api_keys: tuple[str, ...] = (),
+    ) -> None:
+        self._decider = decider
+        self._store = store
+        self._metrics = metrics
+        self._registry = registry
+        self._api_keys = api_keys
+        get = ("GET", "HEAD")
+        self._routes = {
+            f"/v1/{name}": Route(("POST",), self._decision(name))
+            for name in OPERATIONS
+            if name != "balance"
+        } | {
+            "/v1/balance": Route(get, self._balance),
+            "/v1/batch": Route(("POST",), self._batch),
+            "/v1/gate": Route(("GET", "POST"), self._gate),
+            "/healthz": Route(get, self._healthz, is_open=True),
+            "/readyz": Route(get, self._readyz, is_open=True),
+            "/metrics": Route(get, self._metrics_text, is_open=True),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except Refusal as refusal:
+            self._metrics.http_refusals.labels(refusal.code.value).inc()
+            response = refusal_answer(refusal)
+            if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
+                response.headers["Allow"] = ", ".join(self._routes[scope["path"]].methods)
+        except ClientDisconnect:
+            return
+        except Exception:
+            log.exception("a request failed", extra={"path": scope["path"]})
+            message = "The sidecar failed. Send the same id again."
+            response = refusal_answer(Refusal(ErrorCode.INTERNAL_ERROR, message))
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        route = self._routes.get(request.scope["path"])
+        if route is None:
+            raise Refusal(ErrorCode.NOT_FOUND, "There is nothing at this path.")
+        if request.method not in route.methods:
+            raise Refusal(
+                ErrorCode.METHOD_NOT_ALLOWED, f"This path takes {', '.join(route.methods)}."
+            )
+        if not route.is_open:
+            require_bearer(request.headers.get("authorization"), self._api_keys)
+        return await route.handler(request)
+
+    def _decision(self, name: str) -> Handler:
+        operation, decoder = OPERATIONS[name], DECODERS[name]
+
+        async def handle(request: Request) -> Response:
+            decoded = requests.decode_json(decoder, await _json_body(request))
+            return json_answer(await self._decider.decide(operation, decoded))
+
+        return handle
+
+    async def _balance(self, request: Request) -> Response:
+        _refuse_browsers(request)
+        fields = dict(request.query_params)
+        decoded = requests.convert(fields, requests.BalanceRequest)
+        return json_answer(await self._decider.decide(OPERATIONS["balance"], decoded))
+
+    async def _batch(self, request: Request) -> Response:
+        decoded = requests.decode_json(_BATCH, await _json_body(request))
+        return json_answer({"results": await self._decider.batch(decoded.operations)})
+
+    async def _gate(self, request: Request) -> Response:
+        return await gate.answer(request.headers, self._decider)
+
+    async def _healthz(self, _: Request) -> Response:
+        return json_answer({"status": "ok"})
+
+    async def _readyz(self, _: Request) -> Response:
+        problem = await self._store.problem()
+        if problem is None:
+            return json_answer({"status": "ready"})
+        return json_answer({"status": "not ready", "reason": problem}, 503, {"Retry-After": "1"})
+
+    async def _metrics_text(self, _: Request) -> Response:
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _refuse_browsers(request: Request) -> None:
+    if "origin" in request.headers:
+        raise Refusal(
+            ErrorCode.ORIGIN_NOT_ALLOWED, "Browsers have no business here: send no Origin header."
+        )
+
+
+async def _json_body(request: Request) -> bytes:
+    _refuse_browsers(request)
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            body = await read_body(request, BODY_LIMIT)
+    except TimeoutError:
+        raise Refusal(
+            ErrorCode.INVALID_JSON, f"The body did not arrive within {_BODY_SECONDS:.0f} s."
+        ) from None
+    require_json(request.headers.get("content-type"))
+    return body
+
+
+def build(settings: Settings) -> Starlette:
+    """Return the application of `credit-sidecar serve`. The composition root of the hot path."""
+    registry = CollectorRegistry()
+    metrics = MeterMetrics(registry)
+    scripts = load_scripts()
+    client = connect(settings.redis_url, settings.redis_timeout_ms, settings.redis_connections)
+    loader = AccountLoader(client, wait_ms=settings.load_wait_ms)
+    store = Store(
+        client,
+        scripts,
+        loader,
+        metrics,
+        timeout_ms=settings.redis_timeout_ms,
+        is_unsafe_allowed=settings.allow_unsafe_redis,
+    )
+    book = load_book(settings.price_book)
+    decider = Decider(store, scripts, book, metrics, settings.top_up_url)
+    api_keys = (settings.api_key,) if settings.api_key else ()
+    meter = MeterApp(decider, store, metrics, registry, api_keys)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        await store.start()
+        watching = asyncio.create_task(store.watch(), name="watch the fences")
+        yield
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watching
+        await store.close()
+
+    return Starlette(routes=[Mount("/", app=meter)], lifespan=lifespan)

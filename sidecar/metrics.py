@@ -1,0 +1,191 @@
+"""Every metric of every role, in one place: prefix `credits_`, base units, no account labels."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_DECISION_BUCKETS: Final = (
+    0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005,
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+)  # fmt: skip
+_JOB_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BATCH_BUCKETS: Final = (1, 10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+
+
+class MeterMetrics:
+    """What a sidecar (`serve`) counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.decisions: Final = Counter(
+            "credits_decisions_total",
+            "Answers of the hot path by operation and status.",
+            ("operation", "status"),
+            registry=registry,
+        )
+        self.decision_seconds: Final = Histogram(
+            "credits_decision_seconds",
+            "Time from the parsed request to its answer.",
+            ("operation",),
+            buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.redis_seconds: Final = Histogram(
+            "credits_redis_round_trip_seconds",
+            "Time of one script call, as the sidecar sees it.",
+            buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.redis_errors: Final = Counter(
+            "credits_redis_errors_total",
+            "Script calls that gave no answer, by kind.",
+            ("kind",),
+            registry=registry,
+        )
+        self.account_loads: Final = Counter(
+            "credits_account_loads_total",
+            "Accounts asked of a worker because Redis did not have them, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.shards_open: Final = Gauge(
+            "credits_shards_open",
+            "Shards that this sidecar may decide for.",
+            registry=registry,
+        )
+        self.http_refusals: Final = Counter(
+            "credits_http_refusals_total",
+            "Requests refused before a decision, by error code.",
+            ("code",),
+            registry=registry,
+        )
+
+
+class WorkerMetrics:
+    """What a worker counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.flushed_events: Final = Counter(
+            "credits_flushed_events_total",
+            "Events read from the streams, by what became of them.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.flush_seconds: Final = Histogram(
+            "credits_flush_seconds",
+            "Time of one flush transaction.",
+            buckets=_JOB_BUCKETS,
+            registry=registry,
+        )
+        self.flush_batch_events: Final = Histogram(
+            "credits_flush_batch_events",
+            "Events in one flush transaction.",
+            buckets=_BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.flush_lag_seconds: Final = Gauge(
+            "credits_flush_lag_seconds",
+            "Age of the oldest event that is not in the ledger yet; 0 when all are.",
+            registry=registry,
+        )
+        self.unflushed_events: Final = Gauge(
+            "credits_unflushed_events",
+            "Events in the streams that are not in the ledger yet.",
+            registry=registry,
+        )
+        self.refills: Final = Counter(
+            "credits_refills_total",
+            "Refills sent to Redis, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.refill_lag_seconds: Final = Gauge(
+            "credits_refill_lag_seconds",
+            "Age of the oldest refill that Redis does not have yet; 0 when all are there.",
+            registry=registry,
+        )
+        self.swept_accounts: Final = Counter(
+            "credits_swept_accounts_total",
+            "Accounts visited by the expiry sweep.",
+            registry=registry,
+        )
+        self.account_loads: Final = Counter(
+            "credits_worker_account_loads_total",
+            "Accounts loaded into Redis because a sidecar asked, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.drift: Final = Gauge(
+            "credits_drift_microcredits",
+            "Sum of |ledger - (Redis + unflushed)| over the accounts compared last; must be 0.",
+            registry=registry,
+        )
+        self.drift_accounts: Final = Gauge(
+            "credits_drift_compared_accounts",
+            "Accounts in the last comparison of Redis with the ledger.",
+            registry=registry,
+        )
+        self.drift_checked_at: Final = Gauge(
+            "credits_drift_checked_timestamp_seconds",
+            "When Redis was last compared with the ledger.",
+            registry=registry,
+        )
+        self.dead_letters: Final = Gauge(
+            "credits_dead_letters",
+            "Events that the ledger could not take.",
+            registry=registry,
+        )
+        self.fenced_shards: Final = Gauge(
+            "credits_fenced_shards",
+            "Shards whose Redis state is not trusted.",
+            registry=registry,
+        )
+        self.job_errors: Final = Counter(
+            "credits_job_errors_total",
+            "Rounds of a worker's job that failed and will be tried again, by job.",
+            ("job",),
+            registry=registry,
+        )
+        self.inbox_applied: Final = Counter(
+            "credits_stripe_events_applied_total",
+            "Stripe events that the worker finished, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.inbox_events: Final = Gauge(
+            "credits_stripe_inbox_events",
+            "Stored Stripe events by status.",
+            ("status",),
+            registry=registry,
+        )
+        self.inbox_newest: Final = Gauge(
+            "credits_stripe_newest_event_timestamp_seconds",
+            "When the newest Stripe event was received; 0 when there is none.",
+            registry=registry,
+        )
+
+
+class ControlMetrics:
+    """What the control role counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests: Final = Counter(
+            "credits_control_requests_total",
+            "Requests to the control listener by route and HTTP status.",
+            ("route", "status"),
+            registry=registry,
+        )
+        self.request_seconds: Final = Histogram(
+            "credits_control_request_seconds",
+            "Time of one control request.",
+            ("route",),
+            buckets=_JOB_BUCKETS,
+            registry=registry,
+        )
+        self.webhooks: Final = Counter(
+            "credits_stripe_webhooks_total",
+            "Webhook deliveries by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
