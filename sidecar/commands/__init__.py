@@ -1,0 +1,1 @@
+"""What the command line is made of, apart from the roles: `sidecar.cli` puts it together."""

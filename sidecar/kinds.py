@@ -1,0 +1,129 @@
+"""The kinds of settings: how the text of each is read, and what is allowed in it."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+# The kernel's limit for a socket's path is 107 bytes on Linux and 103 on macOS.
+_SOCKET_PATH_BYTES: Final = 103
+
+
+class Secret(str):
+    """A string that does not show itself in a `repr`, and so in no log and no message."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'********'" if self else "''"
+
+
+class Url(str):
+    """A URL that hides its password in a `repr`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:********@", str(self)))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a text becomes a value: `parse` raises `ValueError` unless the text is as `allowed`."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+    is_secret: bool = False
+
+
+def whole(least: int, most: int) -> Kind:
+    """Return the kind of an integer within bounds, both included."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return Kind(parse, f"a whole number from {least} to {most}")
+
+
+def choice(*names: str) -> Kind:
+    """Return the kind of a closed set of lower-case names; upper case is accepted."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in names:
+            raise ValueError
+        return text.lower()
+
+    return Kind(parse, "one of " + ", ".join(names))
+
+
+def url(*schemes: str) -> Kind:
+    """Return the kind of a URL with one of some schemes."""
+
+    def parse(text: str) -> Url:
+        parts = urlsplit(text)
+        _ = parts.port  # reading a wrong port raises ValueError
+        rest = parts.netloc or parts.path or parts.query
+        if parts.scheme not in schemes or not rest or not text.startswith(f"{parts.scheme}://"):
+            raise ValueError
+        return Url(text)
+
+    return Kind(parse, "a URL that begins with " + " or ".join(f"{name}://" for name in schemes))
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether only this machine reaches an address of the kind `ADDRESS`."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError
+    return text.lower() in ("true", "1", "yes")
+
+
+def _secret(text: str) -> Secret:
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError
+    return Secret(text)
+
+
+def _secrets(text: str) -> tuple[Secret, ...]:
+    return tuple(_secret(element.strip()) for element in text.split(","))
+
+
+def _address(text: str) -> str:
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path.startswith("/") or len(path.encode()) > _SOCKET_PATH_BYTES:
+            raise ValueError
+        return text
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]", host):
+        raise ValueError
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError
+    return text
+
+
+ADDRESS: Final = Kind(
+    _address,
+    f"host:port, [ipv6]:port or unix:/absolute/path ({_SOCKET_PATH_BYTES} bytes at most)",
+)
+FLAG: Final = Kind(_flag, "true or false")
+PATH: Final = Kind(Path, "a path")
+SECRET: Final = Kind(_secret, "printable ASCII without spaces", is_secret=True)
+SECRETS: Final = Kind(_secrets, "a comma-separated list without blank elements", is_secret=True)
+HTTP_URL: Final = url("http", "https")

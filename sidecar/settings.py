@@ -1,0 +1,221 @@
+"""The settings: read once from the environment (`CREDITS_*`), checked, and then never changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sidecar.errors import SettingsError
+from sidecar.kinds import (
+    ADDRESS,
+    FLAG,
+    HTTP_URL,
+    PATH,
+    SECRET,
+    SECRETS,
+    Kind,
+    Secret,
+    Url,
+    choice,
+    is_loopback,
+    url,
+    whole,
+)
+
+PREFIX: Final = "CREDITS_"
+
+# Not settings of ours: the test suite's own switches pass through to the roles that it starts.
+_IGNORED_PREFIX: Final = "CREDITS_TEST_"
+
+
+def _about(kind: Kind, sentence: str) -> dict[str, Any]:
+    return {"kind": kind, "sentence": sentence}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, with its unit, default and meaning. A blank default means: not set."""
+
+    redis_url: str = field(
+        default=Url("redis://127.0.0.1:6379/0"),
+        metadata=_about(url("redis", "rediss", "unix"), "The Redis that decides."),
+    )
+    postgres_url: str = field(
+        default=Url(""),
+        metadata=_about(
+            url("postgresql", "postgres"),
+            "The ledger's database; worker, control and migrate need it.",
+        ),
+    )
+    listen: str = field(
+        default="127.0.0.1:8787",
+        metadata=_about(ADDRESS, "Where `serve` listens; beyond loopback it needs an API key."),
+    )
+    api_key: Secret = field(
+        default=Secret(""),
+        metadata=_about(SECRET, "The bearer token of calls to `serve`; unset, none is needed."),
+    )
+    control_listen: str = field(
+        default="127.0.0.1:8788", metadata=_about(ADDRESS, "Where `control` listens.")
+    )
+    admin_token: Secret = field(
+        default=Secret(""),
+        metadata=_about(SECRET, "The bearer token of the admin API; `control` needs it."),
+    )
+    worker_listen: str = field(
+        default="127.0.0.1:8790",
+        metadata=_about(ADDRESS, "Where a worker answers /healthz, /readyz and /metrics."),
+    )
+    stripe_webhook_secret: tuple[Secret, ...] = field(
+        default=(),
+        metadata=_about(
+            SECRETS, "Signing secrets of the Stripe webhook; any may match, so they can rotate."
+        ),
+    )
+    stripe_secret_key: Secret = field(
+        default=Secret(""), metadata=_about(SECRET, "The key for calls to the Stripe API.")
+    )
+    stripe_api_base: str = field(
+        default="https://api.stripe.com",
+        metadata=_about(HTTP_URL, "Where the Stripe API is; another one is for tests."),
+    )
+    price_book: Path | None = field(
+        default=None, metadata=_about(PATH, "A JSON file of prices instead of the built-in one.")
+    )
+    redis_timeout_ms: int = field(
+        default=250,
+        metadata=_about(whole(10, 60_000), "How long one decision may wait for Redis."),
+    )
+    redis_connections: int = field(
+        default=64,
+        metadata=_about(whole(1, 10_000), "Most connections from one sidecar to Redis."),
+    )
+    load_wait_ms: int = field(
+        default=250,
+        metadata=_about(
+            whole(1, 60_000),
+            "How long a call waits for a worker to load an account that Redis does not have.",
+        ),
+    )
+    allow_unsafe_redis: bool = field(
+        default=False,
+        metadata=_about(FLAG, "Serve although Redis may forget: no AOF, or an eviction policy."),
+    )
+    stream_keep_seconds: int = field(
+        default=60,
+        metadata=_about(
+            whole(0, 86_400), "How long events stay in Redis after the ledger committed them."
+        ),
+    )
+    flush_interval_ms: int = field(
+        default=250,
+        metadata=_about(whole(1, 60_000), "How often usage is flushed to the ledger."),
+    )
+    flush_batch_events: int = field(
+        default=5_000, metadata=_about(whole(1, 100_000), "Most events in one flush transaction.")
+    )
+    top_up_url: str = field(
+        default="",
+        metadata=_about(HTTP_URL, "Where to buy credits; shown with `insufficient_credits`."),
+    )
+    log_format: str = field(
+        default="auto",
+        metadata=_about(
+            choice("auto", "json", "text"), "auto: text on a terminal, JSON lines elsewhere."
+        ),
+    )
+    log_level: str = field(
+        default="info",
+        metadata=_about(choice("debug", "info", "warning", "error"), "The least level logged."),
+    )
+    shutdown_grace_ms: int = field(
+        default=10_000,
+        metadata=_about(whole(0, 600_000), "How long a stopping role may finish what runs."),
+    )
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str], *, defaults: Mapping[str, str] | None = None
+    ) -> Settings:
+        """Return the settings of an environment; `defaults` are variables that it may override.
+
+        Raises `SettingsError` when a `CREDITS_*` variable is unknown or wrong, or when a listener
+        beyond loopback has no secret.
+        """
+        variables = {**(defaults or {}), **environment}
+        names = {variable_of(name): name for name in setting_names()}
+        values: dict[str, Any] = {}
+        for variable, text in sorted(variables.items()):
+            if not variable.startswith(PREFIX) or variable.startswith(_IGNORED_PREFIX):
+                continue
+            if variable not in names:
+                raise SettingsError(_unknown(variable, list(names)))
+            values[names[variable]] = _parse(names[variable], text)
+        settings = cls(**values)
+        settings._refuse_open_listeners()
+        return settings
+
+    def require(self, *names: str) -> None:
+        """Check that settings are given; raises `SettingsError` with the first that is not."""
+        for name in names:
+            if not getattr(self, name):
+                raise SettingsError(
+                    f"{variable_of(name)} is not set. {sentence_of(name)} "
+                    f"Give {kind_of(name).allowed}."
+                )
+
+    def _refuse_open_listeners(self) -> None:
+        for listen, secret in (("listen", "api_key"), ("control_listen", "admin_token")):
+            address = getattr(self, listen)
+            if not is_loopback(address) and not getattr(self, secret):
+                raise SettingsError(
+                    f"{variable_of(listen)}={address} can be reached from other machines: "
+                    f"set {variable_of(secret)} too, or listen on 127.0.0.1."
+                )
+
+
+def setting_names() -> tuple[str, ...]:
+    """Return the names of all settings, in the order in which they are explained."""
+    return tuple(setting.name for setting in dataclasses.fields(Settings))
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def kind_of(name: str) -> Kind:
+    """Return how a setting is read."""
+    kind = Settings.__dataclass_fields__[name].metadata["kind"]
+    assert isinstance(kind, Kind)
+    return kind
+
+
+def sentence_of(name: str) -> str:
+    """Return the sentence that says what a setting is for."""
+    return str(Settings.__dataclass_fields__[name].metadata["sentence"])
+
+
+def _parse(name: str, text: str) -> Any:
+    kind, variable = kind_of(name), variable_of(name)
+    if not text.strip():
+        raise SettingsError(f"{variable} is set but blank: unset it, or give it {kind.allowed}.")
+    try:
+        return kind.parse(text)
+    except ValueError:
+        shown = "" if kind.is_secret else "=" + (repr(Url(text)) if "://" in text else repr(text))
+        raise SettingsError(f"{variable}{shown} is wrong: it must be {kind.allowed}.") from None
+
+
+def _unknown(variable: str, known: list[str]) -> str:
+    # Without the prefix, which makes all of them look alike.
+    bare = [name.removeprefix(PREFIX) for name in known]
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX), bare, n=1, cutoff=0.6)
+    hint = (
+        f"Did you mean {PREFIX}{near[0]}?" if near else "`credit-sidecar settings` lists them all."
+    )
+    return f"{variable} is not a setting of Credit Sidecar. {hint}"
