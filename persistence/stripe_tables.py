@@ -1,0 +1,93 @@
+"""Tables of the Stripe inbox, of the facts learnt from it, and of what operators did."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from persistence.tables import metadata
+
+EVENT_STATUSES: Final = ("pending", "applied", "ignored", "failed", "dead")
+"""What can become of a stored event; `pending` and `failed` ones will be tried (again)."""
+
+stripe_events: Final = Table(
+    "stripe_events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("no", BigInteger, Identity(always=True), nullable=False, unique=True),
+    Column("type", Text, nullable=False),
+    Column("object_id", Text),
+    Column("livemode", Boolean, nullable=False),
+    Column("api_version", Text),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("received_ms", BigInteger, nullable=False),
+    # The body as Stripe signed it. Text, not jsonb: jsonb refuses \u0000, which JSON allows.
+    Column("payload", Text),
+    Column("status", Text, nullable=False, server_default="pending"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("error", Text),
+    Column("due_ms", BigInteger, nullable=False),
+    # The account whose making this event waits for.
+    Column("waits_for_account", Text),
+    Column("finished_ms", BigInteger),
+    CheckConstraint(
+        "status IN ('pending', 'applied', 'ignored', 'failed', 'dead')",
+        name="stripe_events_status_known",
+    ),
+    CheckConstraint("attempts >= 0", name="stripe_events_attempts_not_negative"),
+    Index("stripe_events_due", "due_ms", postgresql_where=text("status IN ('pending', 'failed')")),
+    Index("stripe_events_status", "status"),
+)
+"""One row for each event that Stripe sent, for ever: its id is what deliveries are told apart by.
+
+`no` is the order of arrival. `due_ms` is when it is tried (again).
+"""
+
+stripe_payments: Final = Table(
+    "stripe_payments",
+    metadata,
+    Column("payment_intent", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("credits", BigInteger, nullable=False),
+    Column("is_paid", Boolean, nullable=False),
+    # What the payer paid, in the smallest unit of the currency; for people, never for credits.
+    Column("paid_minor_units", BigInteger),
+    Column("currency", Text),
+    Column("checkout_session", Text),
+    Column("livemode", Boolean, nullable=False),
+    Column("granted", BigInteger, nullable=False, server_default="0"),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("updated_ms", BigInteger, nullable=False),
+    CheckConstraint(
+        "credits BETWEEN 1 AND 9007199254740991", name="stripe_payments_credits_in_range"
+    ),
+    CheckConstraint("granted BETWEEN 0 AND credits", name="stripe_payments_granted_in_range"),
+    Index("stripe_payments_account", "account"),
+)
+"""One row for each PaymentIntent that is a top-up of ours: what is known of it, what it gave."""
+
+control_actions: Final = Table(
+    "control_actions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("account", Text),
+    Column("body", JSONB, nullable=False),
+    Column("remote", Text),
+    Index("control_actions_account", "account", "id"),
+)
+"""What operators changed through the control listener. Append-only."""
