@@ -1,0 +1,120 @@
+"""The rows of the Stripe inbox: stored once, taken by one worker at a time, kept for ever."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection, RowMapping, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from persistence.cursors import Page, decode_cursor, page_of
+from persistence.stripe_tables import EVENT_STATUSES
+from persistence.stripe_tables import stripe_events as events
+from persistence.tables import accounts
+from sidecar.billing.webhook import StripeEvent
+
+_OPEN: Final = ("pending", "failed")
+_SHOWN: Final = (
+    events.c.id,
+    events.c.type,
+    events.c.object_id,
+    events.c.livemode,
+    events.c.created_ms,
+    events.c.received_ms,
+    events.c.status,
+    events.c.attempts,
+    events.c.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DueEvent:
+    """An event that a worker has taken; its row is locked until the transaction ends."""
+
+    id: str
+    type: str
+    livemode: bool
+    payload: str | None
+    attempts: int
+
+
+def store(c: Connection, event: StripeEvent, now_ms: int) -> bool:
+    """Store an event; False when it was here before, however long ago."""
+    row = {
+        "id": event.id,
+        "type": event.type,
+        "object_id": event.object_id,
+        "livemode": event.livemode,
+        "api_version": event.api_version,
+        "created_ms": event.created_ms,
+        "received_ms": now_ms,
+        "payload": event.payload,
+        "due_ms": now_ms,
+    }
+    inserted = insert(events).values(row).on_conflict_do_nothing().returning(events.c.id)
+    return c.execute(inserted).first() is not None
+
+
+def take_due(c: Connection, now_ms: int) -> DueEvent | None:
+    """Lock and return the event that is due longest and that no other worker has, if any.
+
+    One that waits for an account is due only when the account is there.
+    """
+    is_account_there = exists().where(accounts.c.account == events.c.waits_for_account)
+    query = (
+        select(events.c.id, events.c.type, events.c.livemode, events.c.payload, events.c.attempts)
+        .where(events.c.status.in_(_OPEN), events.c.due_ms <= now_ms)
+        .where(or_(events.c.waits_for_account.is_(None), is_account_there))
+        .order_by(events.c.due_ms)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = c.execute(query).mappings().one_or_none()
+    return None if row is None else DueEvent(**row)
+
+
+def finish(c: Connection, id: str, **changes: Any) -> None:
+    """Write what became of an event, in the transaction of its effect."""
+    c.execute(update(events).where(events.c.id == id).values(changes))
+
+
+def replay(c: Connection, id: str, now_ms: int) -> RowMapping | None:
+    """Make an event due again, whatever became of it. None when there is no such event."""
+    again = (
+        update(events)
+        .where(events.c.id == id)
+        .values(
+            status="pending",
+            attempts=0,
+            error=None,
+            due_ms=now_ms,
+            waits_for_account=None,
+            finished_ms=None,
+        )
+        .returning(*_SHOWN)
+    )
+    return c.execute(again).mappings().one_or_none()
+
+
+def list_events(c: Connection, limit: int, cursor: str | None = None) -> Page[dict[str, Any]]:
+    """Return a page of the events, newest first. Raises `Refusal` (422) for a bad cursor."""
+    query = select(events.c.no, *_SHOWN).order_by(events.c.no.desc()).limit(limit + 1)
+    if cursor is not None:
+        (before,) = decode_cursor(cursor, 1)
+        query = query.where(events.c.no < before)
+    rows = [dict(row) for row in c.execute(query).mappings()]
+    return page_of(rows, limit, lambda row: (row["no"],))
+
+
+def count_by_status(c: Connection) -> dict[str, int]:
+    """Return how many events there are of each status, those of which there is none too."""
+    query = select(events.c.status, func.count()).group_by(events.c.status)
+    return dict.fromkeys(EVENT_STATUSES, 0) | {status: n for status, n in c.execute(query)}
+
+
+def newest_received_ms(c: Connection) -> int:
+    """Return when the newest event arrived; 0 when there is none."""
+    return (
+        c.execute(select(events.c.received_ms).order_by(events.c.no.desc()).limit(1)).scalar() or 0
+    )

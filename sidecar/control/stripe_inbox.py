@@ -1,0 +1,85 @@
+"""The Stripe webhook, and the inbox as operators see it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from sqlalchemy import Connection
+from starlette.responses import Response
+
+from persistence.database import now_ms
+from sidecar.billing import inbox_rows
+from sidecar.billing.errors import DeliveryRefused
+from sidecar.billing.webhook import WebhookReader
+from sidecar.control import queries
+from sidecar.control.actions import record
+from sidecar.control.answers import page_answer
+from sidecar.control.ledger import Ledger
+from sidecar.control.resources import Call
+from sidecar.errors import ErrorCode, Refusal
+from sidecar.metrics import ControlMetrics
+from sidecar.web import json_answer
+
+log: Final = logging.getLogger(__name__)
+
+EVENT_COLUMNS: Final = (
+    "id",
+    "type",
+    "object_id",
+    "livemode",
+    "created_ms",
+    "received_ms",
+    "status",
+    "attempts",
+    "error",
+)
+
+
+class StripeHandlers:
+    """What is done at `/stripe/webhook` and `/v1/stripe`."""
+
+    def __init__(self, ledger: Ledger, reader: WebhookReader, metrics: ControlMetrics) -> None:
+        self._ledger = ledger
+        self._reader = reader
+        self._metrics = metrics
+
+    def receive(self, call: Call[bytes]) -> Response:
+        """Check and store one delivery. Answered 200 only when it is stored."""
+        try:
+            event = self._reader.read(call.body, call.headers.get("stripe-signature"))
+        except DeliveryRefused as refused:
+            return self._refuse(refused)
+        try:
+            is_new = self._ledger.run(lambda c: inbox_rows.store(c, event, now_ms()))
+        except Refusal:
+            self._metrics.webhooks.labels("ledger_away").inc()
+            raise
+        self._metrics.webhooks.labels("stored" if is_new else "duplicate").inc()
+        return json_answer({"id": event.id, "received": True})
+
+    def list_page(self, call: Call[bytes]) -> Response:
+        """Return a page of the stored events."""
+        limit, cursor = queries.limit(call.query), call.query.get("cursor")
+        page = self._ledger.run(lambda c: inbox_rows.list_events(c, limit, cursor))
+        return page_answer(page, EVENT_COLUMNS, call.headers.get("accept"))
+
+    def replay(self, call: Call[bytes]) -> Response:
+        """Have a worker apply an event again; what it did already is not done twice."""
+
+        def work(c: Connection) -> dict[str, Any]:
+            row = inbox_rows.replay(c, call.path["id"], now_ms())
+            if row is None:
+                raise Refusal(ErrorCode.NOT_FOUND, "There is no such Stripe event.", param="id")
+            record(c, call, "replay_stripe_event")
+            return dict(row)
+
+        return json_answer(self._ledger.run(work))
+
+    def _refuse(self, refused: DeliveryRefused) -> Response:
+        self._metrics.webhooks.labels(refused.outcome).inc()
+        log.warning("refused a webhook delivery", extra={"outcome": refused.outcome})
+        is_json = refused.outcome != "unparsable"
+        code = ErrorCode.INVALID_REQUEST if is_json else ErrorCode.INVALID_JSON
+        # Always 400, as the contract says of this path, where other paths answer 422.
+        return json_answer(Refusal(code, refused.message).body(), 400)
