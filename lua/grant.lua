@@ -28,10 +28,13 @@ if account.available + amount > MAX_AMOUNT then
 end
 
 call('HSET', grants_key, int(grant_no), order .. ' ' .. id, left_field(grant_no), 0)
-give({ grant_no, amount })
+if amount > 0 then
+  give({ grant_no, amount })
+end
 if expiry_of(order) < NEVER then
   schedule('g:' .. int(grant_no), expiry_of(order))
 end
-cover()
+-- First what is due: credits that have expired pay nothing.
 expire_due()
+cover()
 return finish({ 'applied' })

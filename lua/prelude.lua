@@ -181,6 +181,27 @@ local function take_from_grants(amount)
   return taken, lacking
 end
 
+-- Takes up to `amount` from one grant, wherever it stands in the order. Returns what it had of it.
+local function take_from_grant(grant_no, amount)
+  local known = call('HGET', grants_key, int(grant_no))
+  if not known then
+    return 0
+  end
+  local order = string.sub(known, 1, 34)
+  if order == account.head then
+    local part = math.min(amount, account.head_left)
+    account.head_left = account.head_left - part
+    return part
+  end
+  local left = tonumber(call('HGET', grants_key, left_field(grant_no)))
+  local part = math.min(amount, left)
+  call('HSET', grants_key, left_field(grant_no), int(left - part))
+  if part == left then
+    call('ZREM', order_key, order)
+  end
+  return part
+end
+
 -- Takes `amount` out of what is available: from grants, and what they lack from the pool, which is
 -- the account's overdraft while it is negative. The caller has checked that it may.
 local function burn(amount)

@@ -27,17 +27,8 @@ end
 expire_due()
 
 local taken, lacking = {}, amount
-local known = grant_no ~= 0 and call('HGET', grants_key, int(grant_no))
-if known then
-  local is_head = string.sub(known, 1, 34) == account.head
-  local left = is_head and account.head_left
-    or tonumber(call('HGET', grants_key, left_field(grant_no)))
-  local part = math.min(lacking, left)
-  if is_head then
-    account.head_left = account.head_left - part
-  elseif call('HINCRBY', grants_key, left_field(grant_no), int(-part)) == 0 then
-    call('ZREM', order_key, string.sub(known, 1, 34))
-  end
+if grant_no ~= 0 then
+  local part = take_from_grant(grant_no, amount)
   account.available = account.available - part
   lacking = lacking - part
   taken = merged({ grant_no, part }, {})

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sidecar.errors import SettingsError
+from sidecar.protocol import BoundedProtocol
 
 log: Final = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def configuration(app: ASGIApp, grace_ms: int) -> uvicorn.Config:
     """Return how all roles run uvicorn."""
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=BoundedProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -33,18 +33,23 @@ log: Final = logging.getLogger(__name__)
 
 BODY_LIMIT: Final = 65_536
 _BODY_SECONDS: Final = 10.0
-_BATCH: Final = msgspec.json.Decoder(requests.BatchRequest)
+_BATCH: Final = msgspec.json.Decoder(requests.BatchRequest, float_hook=float)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is at one path."""
+    """What is at one path, whether it needs no token, and whether proxies ask there for others."""
 
     methods: tuple[str, ...]
     handler: Handler
     is_open: bool = False
+    is_for_proxies: bool = False
+
+
+class SlowBody(Refusal):
+    """Raised when a body stops in the middle: its connection is of no more use."""
 
 
 class MeterApp:
@@ -71,7 +76,7 @@ class MeterApp:
         } | {
             "/v1/balance": Route(get, self._balance),
             "/v1/batch": Route(("POST",), self._batch),
-            "/v1/gate": Route(("GET", "POST"), self._gate),
+            "/v1/gate": Route(("GET", "POST"), self._gate, is_for_proxies=True),
             "/healthz": Route(get, self._healthz, is_open=True),
             "/readyz": Route(get, self._readyz, is_open=True),
             "/metrics": Route(get, self._metrics_text, is_open=True),
@@ -86,6 +91,8 @@ class MeterApp:
             response = refusal_answer(refusal)
             if refusal.code is ErrorCode.METHOD_NOT_ALLOWED:
                 response.headers["Allow"] = ", ".join(self._routes[scope["path"]].methods)
+            if isinstance(refusal, SlowBody):
+                response.headers["Connection"] = "close"
         except ClientDisconnect:
             return
         except Exception:
@@ -104,6 +111,8 @@ class MeterApp:
             )
         if not route.is_open:
             require_bearer(request.headers.get("authorization"), self._api_keys)
+        if not route.is_for_proxies:
+            _refuse_browsers(request)
         return await route.handler(request)
 
     def _decision(self, name: str) -> Handler:
@@ -116,7 +125,6 @@ class MeterApp:
         return handle
 
     async def _balance(self, request: Request) -> Response:
-        _refuse_browsers(request)
         fields = dict(request.query_params)
         decoded = requests.convert(fields, requests.BalanceRequest)
         return json_answer(await self._decider.decide(OPERATIONS["balance"], decoded))
@@ -149,12 +157,11 @@ def _refuse_browsers(request: Request) -> None:
 
 
 async def _json_body(request: Request) -> bytes:
-    _refuse_browsers(request)
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             body = await read_body(request, BODY_LIMIT)
     except TimeoutError:
-        raise Refusal(
+        raise SlowBody(
             ErrorCode.INVALID_JSON, f"The body did not arrive within {_BODY_SECONDS:.0f} s."
         ) from None
     require_json(request.headers.get("content-type"))
@@ -177,7 +184,7 @@ def build(settings: Settings) -> Starlette:
         is_unsafe_allowed=settings.allow_unsafe_redis,
     )
     book = load_book(settings.price_book)
-    decider = Decider(store, scripts, book, metrics, settings.top_up_url)
+    decider = Decider(store, scripts, book, metrics, str(settings.top_up_url))
     api_keys = (settings.api_key,) if settings.api_key else ()
     meter = MeterApp(decider, store, metrics, registry, api_keys)
 

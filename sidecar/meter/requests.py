@@ -166,8 +166,10 @@ Priced = HoldRequest | SettleRequest | DebitRequest | CheckRequest
 
 T = TypeVar("T")
 
+# With the hook, a number beyond the range of floats is a wrong number, and still JSON.
+_ANY: Final = msgspec.json.Decoder(float_hook=float)
 _MISSING: Final = re.compile(r"(?:missing required|contains unknown) field `([^`]*)`")
-_PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_PATH: Final = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _ACCOUNT_FORM: Final = "1 to 128 characters of A-Z a-z 0-9 . _ : @ -"
 _ID_FORM: Final = "1 to 128 printable ASCII characters without space"
 _FORMS: Final = {
@@ -186,8 +188,7 @@ def decode_json(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        _require_json_text(body)
-        raise _invalid(error) from error
+        return _decode_again(decoder.type, body, error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _not_json(error) from error
 
@@ -233,12 +234,16 @@ def invalid(message: str, param: str | None) -> Refusal:
     return Refusal(ErrorCode.INVALID_REQUEST, message, param=param)
 
 
-def _require_json_text(body: bytes) -> None:
-    # Whether it is JSON at all comes first: a field may be wrong before the text turns out broken.
+def _decode_again(kind: type[T], body: bytes, error: msgspec.ValidationError) -> T:
+    # A field may be wrong before the text turns out not to be JSON, or before the same key comes
+    # again: the whole text counts first.
     try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _not_json(error) from error
+        value = _ANY.decode(body)
+    except msgspec.ValidationError:  # a number that no type can hold
+        raise _invalid(error) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as broken:
+        raise _not_json(broken) from broken
+    return convert(value, kind)
 
 
 def _not_json(error: Exception) -> Refusal:
