@@ -1,0 +1,3 @@
+"""Load scenarios, latency probe and what they measured."""
+
+from __future__ import annotations

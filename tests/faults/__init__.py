@@ -1,0 +1,3 @@
+"""Real processes, killed and cut off in the middle."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Roles, Redis, Postgres and HTTP together."""
+
+from __future__ import annotations

@@ -1,0 +1,49 @@
+"""A sidecar for each pytest process, and for each test an empty Redis behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.integration.meter_server import API_KEY, TOP_UP_URL, Ledger, Meter, Sidecar, running
+
+
+@pytest.fixture(scope="session")
+def sidecar(redis_url: str) -> Iterator[Sidecar]:
+    """The sidecar of this pytest process, all settings at their defaults."""
+    with running(redis_url) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def guarded_sidecar(redis_url: str) -> Iterator[Sidecar]:
+    """One with an API key and an address where credits are sold."""
+    with running(redis_url, api_key=API_KEY, top_up_url=TOP_UP_URL) as started:
+        yield started
+
+
+@pytest.fixture
+def ledger(redis_client: redis.Redis) -> Ledger:
+    """An empty Redis whose shards are open."""
+    ledger = Ledger(redis_client)
+    ledger.open_shards()
+    return ledger
+
+
+@pytest.fixture
+def meter(sidecar: Sidecar, ledger: Ledger) -> Iterator[Meter]:
+    """The sidecar, ready to decide, with no account yet."""
+    sidecar.wait_ready()
+    with sidecar.client() as client:
+        yield Meter(client, ledger, sidecar)
+
+
+@pytest.fixture
+def guarded(guarded_sidecar: Sidecar, ledger: Ledger) -> Iterator[Meter]:
+    """The sidecar with an API key, ready to decide; its client sends the key."""
+    guarded_sidecar.wait_ready()
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    with guarded_sidecar.client(headers=headers) as client:
+        yield Meter(client, ledger, guarded_sidecar)

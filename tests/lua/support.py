@@ -1,0 +1,446 @@
+"""An account as the tests of the scripts drive it, and what must hold of it after every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import redis
+
+from sidecar import keys
+from sidecar.domain import NEVER_EXPIRES, burn_order
+from sidecar.scripts import ScriptRunner, load_scripts
+
+SHARDS: Final = 64
+DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+
+Reply = list[Any]
+Argument = str | int | bytes
+
+# The fields of a packed record, as lua/prelude.lua numbers them (from 1 there).
+KIND, STATE, ANSWER, CHARGED, REFUNDED, CHARGES = 0, 1, 3, 4, 5, 6
+AMOUNT, HELD, EXPIRES = 8, 9, 10
+
+
+class Event(NamedTuple):
+    """One usage event, field by field as the ledger reads it; amounts in microcredits."""
+
+    version: int
+    account: str
+    gen: int
+    seq: int
+    operation: str
+    id: str
+    at_ms: int
+    amount: int
+    total: int
+    flags: int
+    allocations: list[int]
+    context: str
+    detail: str
+
+    def parts(self) -> dict[int, int]:
+        """Return the allocations by grant number; 0 is the overdraft pool."""
+        return pairs(self.allocations)
+
+
+def pairs(flat: Sequence[int]) -> dict[int, int]:
+    """Return a flat list `[grant_no, amount, ...]` as a dictionary. No grant may appear twice."""
+    found = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert len(found) * 2 == len(flat), f"a grant appears twice in {flat}"
+    return found
+
+
+@dataclass
+class Account:
+    """One account in Redis: its keys, its calls with sensible defaults, and what was lent to it."""
+
+    client: redis.Redis
+    name: str = "acme"
+    epoch: int = 1
+    gen: int = 1
+    lent: dict[int, int] = field(default_factory=dict)
+    restored: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shard = keys.shard_of(self.name, SHARDS)
+        self.keys = keys.account_keys(self.name, self.shard, self.epoch)
+        self.redis: Any = self.client  # redis-py types each reply as one that may be awaitable
+        self._runner = ScriptRunner(self.client)
+        self._scripts = load_scripts()
+
+    def call(self, verb: str, *args: Argument, epoch: int | None = None) -> Reply:
+        """Run one script of this account and return its reply, texts decoded."""
+        script = getattr(self._scripts, verb)
+        reply = self._runner.call(script, self.keys, [epoch or self.epoch, *args])
+        return [_text(item) for item in reply]
+
+    # What the sidecar calls ------------------------------------------------------------------
+
+    def hold(
+        self,
+        id: str,
+        amount: int,
+        *,
+        ttl_ms: int = HOUR_MS,
+        partial: int = 0,
+        price_version: str = "",
+        context: str = "",
+        fingerprint: str | None = None,
+    ) -> Reply:
+        """Hold; by default two calls with the same amount, time to live and partial are alike."""
+        same = fingerprint if fingerprint is not None else f"hold {amount} {ttl_ms} {partial}"
+        return self.call("hold", id, same, amount, ttl_ms, partial, price_version, context)
+
+    def settle(
+        self,
+        id: str,
+        total: int,
+        *,
+        final: int = 1,
+        price_version: str = "",
+        detail: str = "",
+        fingerprint: str | None = None,
+    ) -> Reply:
+        """Settle; by default two calls with the same total and final are alike."""
+        same = fingerprint if fingerprint is not None else f"settle {total} {final}"
+        return self.call("settle", id, same, total, final, price_version, detail)
+
+    def release(self, id: str) -> Reply:
+        """Release a hold."""
+        return self.call("release", id)
+
+    def extend(self, id: str, amount: int, ttl_ms: int = 0) -> Reply:
+        """Extend a hold; 0 leaves the amount or the time to live."""
+        return self.call("extend", id, amount, ttl_ms)
+
+    def debit(
+        self, id: str, amount: int, *, detail: str = "", fingerprint: str | None = None
+    ) -> Reply:
+        """Debit; by default two calls with the same amount are alike."""
+        same = fingerprint if fingerprint is not None else f"debit {amount}"
+        return self.call("debit", id, same, amount, detail)
+
+    def refund(
+        self,
+        id: str,
+        of: str,
+        amount: int = 0,
+        *,
+        detail: str = "",
+        fingerprint: str | None = None,
+    ) -> Reply:
+        """Refund; by default two calls with the same `of` are alike, whatever the amount."""
+        same = fingerprint if fingerprint is not None else f"refund {of}"
+        return self.call("refund", id, same, of, amount, detail)
+
+    def balance(self, with_grants: int = 1) -> Reply:
+        """Read the balance."""
+        return self.call("balance", with_grants)
+
+    def expire(self) -> Reply:
+        """End what is due."""
+        return self.call("expire")
+
+    # What the worker sends: numbered refills -------------------------------------------------
+
+    def use(self, *, epoch: int) -> None:
+        """Call with another epoch from now on; the keys stay the same."""
+        self.epoch = epoch
+
+    def refill_no(self) -> int:
+        """Return the number of the refill that the account had last; 0 when it is not there."""
+        return int(self.redis.hget(self.keys[0], "refill_no") or 0)
+
+    def open(
+        self,
+        *,
+        status: str = "active",
+        overdraft: int = 0,
+        reason: str = "",
+        gen: int | None = None,
+    ) -> Reply:
+        """Open the generation."""
+        return self.call("open", gen or self.gen, 1, status, overdraft, reason)
+
+    def refill(
+        self, verb: str, *args: Argument, refill_no: int | None = None, gen: int | None = None
+    ) -> Reply:
+        """Send a refill: the next one, unless a number is given."""
+        number = self.refill_no() + 1 if refill_no is None else refill_no
+        return self.call(verb, gen or self.gen, number, *args)
+
+    def grant(
+        self,
+        grant_no: int,
+        amount: int,
+        *,
+        priority: int = 50,
+        category: str = "paid",
+        expires_at_ms: int | None = None,
+        refill_no: int | None = None,
+        gen: int | None = None,
+    ) -> Reply:
+        """Grant; the id for people is `grant-<grant_no>`."""
+        order = burn_order(priority, expires_at_ms, category, grant_no)
+        reply = self.refill(
+            "grant", grant_no, amount, order, f"grant-{grant_no}", refill_no=refill_no, gen=gen
+        )
+        if reply[0] == "applied":
+            self.lent[grant_no] = self.lent.get(grant_no, 0) + amount
+        return reply
+
+    def take(
+        self,
+        amount: int,
+        grant_no: int = 0,
+        *,
+        refill_no: int | None = None,
+        gen: int | None = None,
+    ) -> Reply:
+        """Take a negative adjustment."""
+        return self.refill("take", amount, grant_no, refill_no=refill_no, gen=gen)
+
+    def status(
+        self,
+        status: str,
+        overdraft: int = 0,
+        reason: str = "",
+        *,
+        refill_no: int | None = None,
+        gen: int | None = None,
+    ) -> Reply:
+        """Set status and overdraft."""
+        return self.refill("status", status, overdraft, reason, refill_no=refill_no, gen=gen)
+
+    def restore(
+        self, allocations: Sequence[int], *, refill_no: int | None = None, gen: int | None = None
+    ) -> Reply:
+        """Give back the allocations of a dropped duplicate."""
+        packed = msgspec.msgpack.encode(list(allocations))
+        reply = self.refill("restore", packed, refill_no=refill_no, gen=gen)
+        if reply[0] == "applied":
+            for grant_no, amount in pairs(allocations).items():
+                self.restored[grant_no] = self.restored.get(grant_no, 0) + amount
+        return reply
+
+    # Time ------------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Return the clock of Redis."""
+        seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def pass_time(self, passed_ms: int) -> None:
+        """Let time pass for this account: every instant that it waits for comes nearer."""
+        account_key, expiry_key, sweep_key = self.keys[0], self.keys[4], self.keys[5]
+        for member in self.redis.zrange(expiry_key, 0, -1):
+            self.redis.zincrby(expiry_key, -passed_ms, member)
+        next_expiry = int(self.redis.hget(account_key, "next_expiry") or 0)
+        if next_expiry != NEVER_EXPIRES:
+            self.redis.hset(account_key, "next_expiry", str(next_expiry - passed_ms))
+            self.redis.zincrby(sweep_key, -passed_ms, self.name)
+
+    def due(self, member: str, at_ms: int) -> None:
+        """Let something of the expiry set be due at another instant."""
+        self.redis.zadd(self.keys[4], {member: at_ms})
+        ((_, first_ms),) = self.redis.zrange(self.keys[4], 0, 0, withscores=True)
+        self.redis.hset(self.keys[0], "next_expiry", str(int(first_ms)))
+        self.redis.zadd(self.keys[5], {self.name: first_ms})
+
+    def expire_grant(self, grant_no: int) -> None:
+        """Let the instant come at which a grant expires, and end it; nothing else moves."""
+        self.due(f"g:{grant_no}", 1)
+        self.expire()
+
+    def pass_midnight(self) -> None:
+        """Let a UTC day pass for the stored answers: today's are yesterday's, older ones go."""
+        yesterday, today = (self.keys[6 + (self.today() + n) % 2] for n in (1, 0))
+        self.redis.delete(yesterday)
+        if self.redis.exists(today):
+            self.redis.rename(today, yesterday)
+            # It keeps the instant at which it goes, less the day that has passed.
+            at_ms = int(self.redis.pexpiretime(yesterday))
+            self.redis.pexpireat(yesterday, at_ms - DAY_MS)
+        day = int(self.redis.hget(self.keys[0], "day") or 0)
+        self.redis.hset(self.keys[0], "day", str(day - 1 if day else 0))
+
+    def today(self) -> int:
+        """Return the number of the UTC day by the clock of Redis."""
+        return self.now_ms() // DAY_MS
+
+    # What is there ---------------------------------------------------------------------------
+
+    def fields(self) -> dict[str, str]:
+        """Return the account hash."""
+        found = self.redis.hgetall(self.keys[0])
+        return {_text(name): _text(value) for name, value in found.items()}
+
+    def number(self, name: str) -> int:
+        """Return one number of the account hash."""
+        return int(self.fields()[name])
+
+    def left(self) -> dict[int, int]:
+        """Return what is left of each grant that Redis knows, by grant number."""
+        grants = self.redis.hgetall(self.keys[1])
+        known = {_text(name): _text(value) for name, value in grants.items()}
+        left = {int(no): int(known[f"{no}:left"]) for no in known if not no.endswith(":left")}
+        head = self.fields()["head"]
+        if head:
+            left[int(head[19:])] = self.number("head_left")
+        return left
+
+    def orders(self) -> dict[int, str]:
+        """Return the burn order key of each grant that Redis knows, by grant number."""
+        grants = self.redis.hgetall(self.keys[1])
+        known = {_text(name): _text(value) for name, value in grants.items()}
+        return {int(no): known[no][:34] for no in known if not no.endswith(":left")}
+
+    def holds(self) -> dict[str, list[Any]]:
+        """Return the records of the open holds, by id."""
+        return self._records(self.keys[3])
+
+    def answers(self) -> dict[str, list[Any]]:
+        """Return the records of what has ended, by id, today's before yesterday's."""
+        today = self.today()
+        return self._records(self.keys[6 + (today + 1) % 2]) | self._records(
+            self.keys[6 + today % 2]
+        )
+
+    def _records(self, key: str) -> dict[str, list[Any]]:
+        packed = self.redis.hgetall(key)
+        return {_text(id): msgspec.msgpack.decode(record) for id, record in packed.items()}
+
+    def events(self) -> list[Event]:
+        """Return the events of this account in the stream, oldest first."""
+        entries = self.redis.xrange(self.keys[8])
+        all_events = [Event(*msgspec.msgpack.decode(entry[b"e"])) for _, entry in entries]
+        return [event for event in all_events if event.account == self.name]
+
+    def dump(self) -> dict[str, tuple[bytes | None, int]]:
+        """Return everything that Redis has, key by key, with the instant at which a key goes."""
+        names = sorted(_text(name) for name in self.redis.keys("*"))
+        return {name: (self.redis.dump(name), self.redis.pexpiretime(name)) for name in names}
+
+
+def check_consistent(account: Account, *, is_covered: bool = True) -> None:
+    """Assert what holds after every call, whatever it was.
+
+    `is_covered` is false where a call has emptied more grants than it may, so that an overdraft
+    stays beside grants until the next call that covers.
+    """
+    if not account.fields():
+        return
+    _check_keys(account)
+    _check_numbers(account, is_covered=is_covered)
+    _check_head(account)
+    _check_records(account)
+    _check_expiry(account)
+    _check_events(account)
+    _check_conservation(account)
+
+
+def _check_keys(account: Account) -> None:
+    found = {_text(name) for name in account.redis.keys("*")}
+    assert found <= set(account.keys), "a key that keys.py does not make"
+    for key in account.keys[6:8]:
+        if account.redis.exists(key):
+            ttl_ms = int(account.redis.pttl(key))
+            assert 0 < ttl_ms <= 2 * DAY_MS, f"{key} lives for {ttl_ms} ms"
+    for key in (*account.keys[:6], account.keys[8]):
+        assert account.redis.pttl(key) in (-1, -2), f"{key} must not expire"
+
+
+def _check_numbers(account: Account, *, is_covered: bool) -> None:
+    left, holds = account.left(), account.holds().values()
+    pool, pool_held = account.number("pool"), account.number("pool_held")
+    assert all(amount >= 0 for amount in left.values()), f"less than nothing is left: {left}"
+    assert account.number("available") == sum(left.values()) + pool
+    assert account.number("held") == sum(sum(pairs(hold[HELD]).values()) for hold in holds)
+    assert pool_held == sum(pairs(hold[HELD]).get(0, 0) for hold in holds)
+    if is_covered and pool + pool_held < 0:
+        assert sum(left.values()) == 0, "an overdraft is not covered although grants are there"
+
+
+def _check_head(account: Account) -> None:
+    head, left, orders = account.fields()["head"], account.left(), account.orders()
+    waiting = [_text(order) for order in account.redis.zrange(account.keys[2], 0, -1)]
+    with_left = sorted(orders[no] for no, amount in left.items() if amount and orders[no] != head)
+    assert waiting == with_left
+    if head:
+        assert orders[int(head[19:])] == head
+        assert all(head < order for order in waiting), "the head is not the first in burn order"
+    else:
+        assert not waiting
+        assert account.number("head_left") == 0
+
+
+def _check_records(account: Account) -> None:
+    holds, answers = account.holds(), account.answers()
+    assert not holds.keys() & answers.keys(), "a hold is both open and ended"
+    for hold in holds.values():
+        assert (hold[KIND], hold[STATE]) == ("hold", "held")
+        parts = pairs(hold[HELD])
+        assert all(amount > 0 for amount in parts.values())
+        assert sum(parts.values()) == max(0, hold[AMOUNT] - hold[CHARGED])
+    for record in answers.values():
+        assert record[STATE] != "held"
+        assert record[KIND] != "hold" or record[HELD] == []
+    for record in (*holds.values(), *answers.values()):
+        charges = pairs(record[CHARGES])
+        assert all(amount > 0 for amount in charges.values())
+        assert sum(charges.values()) == record[CHARGED] - record[REFUNDED]
+
+
+def _check_expiry(account: Account) -> None:
+    scores = account.redis.zrange(account.keys[4], 0, -1, withscores=True)
+    members = {_text(member): int(score) for member, score in scores}
+    grants = {
+        f"g:{no}" for no, order in account.orders().items() if int(order[3:18]) < NEVER_EXPIRES
+    }
+    assert members.keys() == {f"h:{id}" for id in account.holds()} | grants
+    next_expiry = account.number("next_expiry")
+    assert next_expiry <= min(members.values(), default=NEVER_EXPIRES)
+    swept = account.redis.zscore(account.keys[5], account.name)
+    assert swept == (None if next_expiry == NEVER_EXPIRES else next_expiry)
+
+
+def _check_events(account: Account) -> None:
+    events = account.events()
+    assert [event.seq for event in events] == list(range(1, account.number("seq") + 1))
+    assert [event.at_ms for event in events] == sorted(event.at_ms for event in events)
+    for event in events:
+        assert (event.version, event.gen) == (1, account.number("gen"))
+        assert sum(event.parts().values()) == event.amount, f"allocations do not sum up: {event}"
+        assert 0 not in event.parts().values(), f"an empty allocation: {event}"
+
+
+def _check_conservation(account: Account) -> None:
+    """I1, per grant and for the pool: lent = left + held + what events say was spent of it."""
+    left, used, held = account.left(), _sums(e.parts() for e in account.events()), _held(account)
+    for grant_no, amount in account.lent.items():
+        there = left.get(grant_no, 0) + held.get(grant_no, 0) + used.get(grant_no, 0)
+        assert there == amount + account.restored.get(grant_no, 0), f"grant {grant_no}"
+    pool = account.number("pool") + held.get(0, 0) + used.get(0, 0)
+    assert pool == account.restored.get(0, 0), "the pool"
+
+
+def _held(account: Account) -> dict[int, int]:
+    return _sums(pairs(hold[HELD]) for hold in account.holds().values())
+
+
+def _sums(parts: Iterable[dict[int, int]]) -> dict[int, int]:
+    sums: dict[int, int] = {}
+    for part in parts:
+        for grant_no, amount in part.items():
+            sums[grant_no] = sums.get(grant_no, 0) + amount
+    return sums
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value

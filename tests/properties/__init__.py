@@ -1,0 +1,3 @@
+"""Random histories against a reference model."""
+
+from __future__ import annotations
