@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import redis
 from sqlalchemy import Engine
 
@@ -60,8 +61,8 @@ class Runner:
             self._prepare(scenario, names)
             told = self._load(scenario, names, outcome, tick)
             self._check(scenario, names, told, outcome)
-        except (ledger.NotInTime, subprocess.TimeoutExpired) as error:
-            outcome.mismatches.append(str(error))
+        except (ledger.NotInTime, subprocess.TimeoutExpired, httpx.HTTPError) as error:
+            outcome.mismatches.append(f"{type(error).__name__}: {error}")
         return outcome
 
     def _accounts(self, scenario: Scenario) -> list[str]:

@@ -105,7 +105,12 @@ def sayer(console: Console) -> Say:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        console.print(f"{time.monotonic() - started:6.1f} s  {text}", markup=False, highlight=False)
+        console.print(
+            f"{time.monotonic() - started:6.1f} s  {text}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     return say
 

@@ -83,4 +83,4 @@ SELECT r.shard, r.batch FROM row_digests r
 WHERE NOT EXISTS (
     SELECT FROM flush_batches b WHERE b.shard = r.shard AND b.batch_no = r.batch)
 """
-"""Batches whose hash, predecessor or contents are not what the chain says; none when all is well."""
+"""Batches whose hash, predecessor or contents are not what the chain says: none, if all is well."""

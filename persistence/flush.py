@@ -115,8 +115,7 @@ class Flusher:
             rows = connection.execute(_OPEN_SHARDS).all()
         pipeline = self._redis.pipeline(transaction=False)
         for row in rows:
-            stream = keys.stream(row.shard, row.epoch)
-            pipeline.execute_command("XRANGE", stream, f"({row.cursor}", "+", "COUNT", 1)
+            pipeline.xrange(keys.stream(row.shard, row.epoch), f"({row.cursor}", "+", count=1)
         oldest = {}
         for row, entries in zip(rows, pipeline.execute(), strict=True):
             if entries:

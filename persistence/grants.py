@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,19 +101,13 @@ def add_adjustment(
         if (found.amount, found.reason) != (amount, reason):
             raise GrantConflict(account, id)
         return found
-    transfer = (
-        _add(connection, row, id, amount, reason) if amount > 0 else _take(connection, row, id, -amount)
-    )
-    values = {
-        "account": account,
-        "id": id,
-        "amount": amount,
-        "reason": reason,
-        "transfer": transfer,
-        "created_ms": now_ms(),
-    }
-    connection.execute(adjustments.insert().values(values))
-    return AdjustmentRow(**values)
+    if amount > 0:
+        transfer = _add(connection, row, id, amount, reason)
+    else:
+        transfer = _take(connection, row, id, -amount)
+    made = AdjustmentRow(account, id, amount, reason, transfer, now_ms())
+    connection.execute(adjustments.insert().values(dataclasses.asdict(made)))
+    return made
 
 
 def find_grant(connection: Connection, account: str, id: str) -> GrantRow | None:
@@ -201,15 +196,18 @@ def _refill_payload(row: GrantRow) -> dict[str, Any]:
 
 
 def _replayed(request: GrantRequest, found: GrantRow) -> GrantRow:
-    if GrantRequest(
-        found.account,
-        found.id,
-        found.amount,
-        found.category,
-        found.priority,
-        found.expires_at_ms,
-        found.reference,
-    ) != request:
+    if (
+        GrantRequest(
+            found.account,
+            found.id,
+            found.amount,
+            found.category,
+            found.priority,
+            found.expires_at_ms,
+            found.reference,
+        )
+        != request
+    ):
         raise GrantConflict(request.account, request.id)
     return found
 

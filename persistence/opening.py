@@ -7,7 +7,7 @@ after Postgres has the same; sidecars decide for a shard only while its fence fi
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from persistence.database import in_transaction
 from persistence.errors import RedisMismatch
 from persistence.generations import OPENING_LOCK
 from sidecar import keys
@@ -58,15 +57,44 @@ class ShardOpener:
         Raises `RedisMismatch` when Redis belongs to another ledger, and the errors of SQLAlchemy
         and redis-py.
         """
-        opened = in_transaction(self._engine, self._open_all)
-        # Only now does Postgres have it: a fence before the commit could outlive a rollback.
-        self._write_fences(opened)
+        with self._engine.connect() as connection:
+            # Held over commit and fences: two workers that open at once must not mix them.
+            connection.execute(sa.text("SELECT pg_advisory_lock(:k)"), {"k": OPENING_LOCK})
+            connection.commit()
+            try:
+                with connection.begin():
+                    opened = self._open_all(connection)
+                # Only now does Postgres have it: a fence must never outlive a rollback.
+                self._write_fences(connection, opened)
+            finally:
+                connection.rollback()
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": OPENING_LOCK})
+                connection.commit()
         self._metrics.fenced_shards.set(len(opened.lost))
         self._report(opened)
         return opened
 
+    def run_once(self) -> int:
+        """Open shards if something of them changed; return how many are open.
+
+        Looks at Redis and Postgres without locking anything while all is as it should be.
+        """
+        with self._engine.connect() as connection:
+            rows = connection.execute(_STATES).all()
+        process = redis_process(self._redis)
+        pipeline = self._redis.pipeline(transaction=False)
+        for row in rows:
+            pipeline.hmget(keys.fence(row.shard), "epoch", "run_id", "replid")
+        fences = pipeline.execute()
+        expected = [[str(row.epoch), process.run_id, process.replid] for row in rows]
+        found = [[(part or b"").decode() for part in fence] for fence in fences]
+        if found == expected and all(row.state == "open" and row.epoch > 0 for row in rows):
+            self._metrics.fenced_shards.set(0)
+            return len(rows)
+        opened = self.open_shards()
+        return len(opened.opened) + len(opened.kept)
+
     def _open_all(self, connection: Connection) -> Opened:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:k)"), {"k": OPENING_LOCK})
         self._check_ledger(connection)
         rows = connection.execute(_SHARDS).all()
         fences = self._fences([row.shard for row in rows])
@@ -74,7 +102,7 @@ class ShardOpener:
         for row, fence in zip(rows, fences, strict=True):
             if row.epoch > 0 and fence == row.epoch:
                 opened.kept.append(row.shard)
-            elif fence is None and not row.is_used:
+            elif (fence or 0) <= row.epoch and not row.is_used:
                 opened.opened.append(row.shard)
             else:
                 opened.lost.append(row.shard)
@@ -101,23 +129,17 @@ class ShardOpener:
             pipeline.hget(keys.fence(shard), "epoch")
         return [None if value is None else int(value) for value in pipeline.execute()]
 
-    def _write_fences(self, opened: Opened) -> None:
+    def _write_fences(self, connection: Connection, opened: Opened) -> None:
         """Write the fences of the open shards as Postgres has them now."""
         process = redis_process(self._redis)
-        with self._engine.connect() as connection:
-            ledger = connection.execute(_LEDGER).one()
-            epochs = dict(connection.execute(_EPOCHS).tuples().all())
+        ledger = connection.execute(_LEDGER).one()
+        epochs = {row.shard: int(row.epoch) for row in connection.execute(_EPOCHS)}
         pipeline = self._redis.pipeline(transaction=False)
         for shard in (*opened.opened, *opened.kept):
-            if shard in epochs:
-                fence = {
-                    "epoch": epochs[shard],
-                    "run_id": process.run_id,
-                    "replid": process.replid,
-                }
-                pipeline.hset(keys.fence(shard), mapping=fence)
-        meta = {"shards": ledger.shards, "ledger": str(ledger.ledger_id)}
-        pipeline.hset(keys.META, mapping=meta)
+            fence = {"epoch": epochs[shard], "run_id": process.run_id, "replid": process.replid}
+            _set_fields(pipeline, keys.fence(shard), fence)
+        meta = {"shards": int(ledger.shards), "ledger": str(ledger.ledger_id)}
+        _set_fields(pipeline, keys.META, meta)
         pipeline.execute()
 
     def _report(self, opened: Opened) -> None:
@@ -131,6 +153,10 @@ class ShardOpener:
         self._lost = opened.lost
 
 
+def _set_fields(pipeline: Any, key: str, fields: Mapping[str, object]) -> None:
+    pipeline.hset(key, mapping=fields)
+
+
 def redis_process(client: redis.Redis) -> RedisProcess:
     """Return which Redis answers on this client."""
     server: Any = client.info("server")
@@ -141,6 +167,8 @@ def redis_process(client: redis.Redis) -> RedisProcess:
 _LEDGER: Final = sa.text("SELECT ledger_id, shards FROM ledger")
 
 _EPOCHS: Final = sa.text("SELECT shard, epoch FROM shards WHERE state = 'open' AND epoch > 0")
+
+_STATES: Final = sa.text("SELECT shard, epoch, state FROM shards ORDER BY shard")
 
 _SHARDS: Final = sa.text(
     """

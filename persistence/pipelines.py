@@ -21,15 +21,14 @@ def call_many(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     A reply is an array with the status first, or the error that Redis gave for that call alone.
     Raises the errors of redis-py when Redis cannot be reached; which calls ran is unknown then.
     """
-    for script in {call[0].sha: call[0] for call in calls}.values():
-        if not client.script_exists(script.sha)[0]:
-            client.script_load(script.text)
     replies = _run(client, calls)
-    # Redis forgot its scripts in between (SCRIPT FLUSH, a restart): later calls may have run
-    # although earlier ones did not; every script that comes here is numbered or idempotent.
-    if any(isinstance(reply, NoScriptError) for reply in replies):
-        return call_many(client, calls)
-    return replies
+    if not any(isinstance(reply, NoScriptError) for reply in replies):
+        return replies
+    for script in {call[0].sha: call[0] for call in calls}.values():
+        client.script_load(script.text)
+    # Some of the calls may have run before. Each script that comes here is numbered or changes
+    # nothing the second time.
+    return _run(client, calls)
 
 
 def _run(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:

@@ -161,9 +161,7 @@ class Posting:
         for (account, gen), entry in sorted(sums.items()):
             moves += entry.transfers(account, self._numbers[account, gen], reference)
         key = self._key
-        ids = post(
-            self._connection, moves, at_ms=key.at_ms, shard=key.shard, batch=key.batch
-        )
+        ids = post(self._connection, moves, at_ms=key.at_ms, shard=key.shard, batch=key.batch)
         return [
             (id, move.debit, move.credit, move.amount, move.kind.value)
             for id, move in zip(ids, moves, strict=True)
@@ -190,9 +188,7 @@ class Posting:
                     "seq": event.seq,
                 }
                 kind, amount = RefillKind.RESTORE, event.amount
-                add_refill(
-                    self._connection, event.account, kind, 0, payload, restored=amount
-                )
+                add_refill(self._connection, event.account, kind, 0, payload, restored=amount)
 
     def _is_present(self, event: Event) -> bool:
         query = sa.text("SELECT generation FROM accounts WHERE account = :account")
@@ -332,4 +328,3 @@ _IS_KNOWN: Final = sa.text(
             AND generation = :generation AND seq = :seq AND amount = :amount)
     """
 )
-

@@ -83,9 +83,9 @@ def transfer_rows(
     """Return the account's transfers, with the names of both ledger accounts."""
     (before,) = decode_cursor(cursor, 1) if cursor else (MAX_AMOUNT,)
     t = transfers.c
-    query = _transfers(
-        t.account == account, t.id < before, *_within(t.at_ms, filters)
-    ).order_by(t.id.desc())
+    query = _transfers(t.account == account, t.id < before, *_within(t.at_ms, filters)).order_by(
+        t.id.desc()
+    )
     rows = [dict(row._mapping) for row in connection.execute(query.limit(limit + 1))]
     return page_of(rows, limit, lambda row: (row["id"],))
 
@@ -186,9 +186,7 @@ def _public_grant(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "grant_no"}
 
 
-def _with_grant_ids(
-    connection: Connection, rows: Sequence[sa.Row[Any]]
-) -> list[dict[str, Any]]:
+def _with_grant_ids(connection: Connection, rows: Sequence[sa.Row[Any]]) -> list[dict[str, Any]]:
     ids = _grant_ids(connection, {n for row in rows for n in row.allocations[::2] if n})
     return [_usage_row(row, ids) for row in rows]
 
@@ -218,9 +216,7 @@ def _events_of(connection: Connection, account: str, id: str) -> Sequence[sa.Row
     e = usage_events.c
     query = (
         sa.select(*_usage_columns())
-        .where(
-            e.account == account, sa.or_(e.id == id, e.of == id), e.operation.in_(_USAGE)
-        )
+        .where(e.account == account, sa.or_(e.id == id, e.of == id), e.operation.in_(_USAGE))
         .order_by(e.at_ms, e.generation, e.seq)
         .limit(_EXPLAIN_ROWS)
     )

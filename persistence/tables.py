@@ -162,9 +162,7 @@ grants: Final = Table(
         "category IN ('paid', 'promo', 'allowance', 'adjustment')", name="grants_category_known"
     ),
     CheckConstraint("priority BETWEEN 0 AND 100", name="grants_priority_in_range"),
-    CheckConstraint(
-        "expires_at_ms BETWEEN 0 AND 999999999999998", name="grants_expiry_in_range"
-    ),
+    CheckConstraint("expires_at_ms BETWEEN 0 AND 999999999999998", name="grants_expiry_in_range"),
     CheckConstraint(
         "used >= 0 AND expired >= 0 AND returned >= 0", name="grants_counters_not_negative"
     ),
@@ -252,9 +250,7 @@ refills: Final = Table(
         "kind IN ('open', 'grant', 'take', 'status', 'restore')", name="refills_kind_known"
     ),
     CheckConstraint("amount >= 0", name="refills_amount_not_negative"),
-    Index(
-        "refills_pending", "created_ms", "account", postgresql_where=text("applied_ms IS NULL")
-    ),
+    Index("refills_pending", "created_ms", "account", postgresql_where=text("applied_ms IS NULL")),
 )
 """Numbered movements from the ledger to a generation. `amount` is what one lends; 0 for most."""
 

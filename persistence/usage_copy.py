@@ -18,7 +18,8 @@ from persistence.events import DEGRADED, FINAL, LATE, Details, Event, is_given
 
 COLUMNS: Final = (
     "event_id, seq, amount, total, at_ms, batch, generation, shard, late, degraded, final,"
-    " account, operation, id, allocations, model, price_version, of, reason, usage, scopes, metadata"
+    " account, operation, id, allocations, model, price_version, of, reason, usage, scopes,"
+    " metadata"
 )
 """The columns in the order of the rows."""
 
@@ -52,13 +53,12 @@ def encode_rows(rows: Iterable[UsageRow], shard: int, batch: int) -> bytes:
 
 def _append_row(parts: list[bytes], row: UsageRow, shard: int, batch: int) -> None:
     event, details, flags = row.event, row.details, row.event.flags
-    parts.append(
-        _FIXED(
-            22, 16, row.event_id, 8, event.seq, 8, event.amount, 8, event.total, 8, event.at_ms,
-            8, batch, 4, event.generation, 4, shard, 1, flags & LATE != 0,
-            1, flags & DEGRADED != 0, 1, flags & FINAL != 0,
-        )  # fmt: skip
-    )
+    fixed = _FIXED(
+        22, 16, row.event_id, 8, event.seq, 8, event.amount, 8, event.total, 8, event.at_ms,
+        8, batch, 4, event.generation, 4, shard, 1, flags & LATE != 0,
+        1, flags & DEGRADED != 0, 1, flags & FINAL != 0,
+    )  # fmt: skip
+    parts.append(fixed)
     for text in (event.account, event.operation.value, event.id):
         data = text.encode()
         parts.append(_LENGTH(len(data)))

@@ -51,8 +51,8 @@ class Handlers:
 def build(settings: Settings) -> Starlette:
     """Return the application of `credit-sidecar control`.
 
-    Raises `SettingsError` when a setting is missing and `SchemaMismatch` when the ledger's schema
-    is another. A ledger that cannot be reached is no error here: the listener is not ready then.
+    Raises `SettingsError` when a setting is missing. A ledger that cannot be reached is no error
+    here: the listener is not ready then.
     """
     settings.require("postgres_url", "admin_token")
     registry = CollectorRegistry()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from sqlalchemy import Connection, text
 from starlette.responses import Response
 
+from persistence import schema
 from sidecar.control.ledger import Ledger
 from sidecar.control.resources import Call
 from sidecar.errors import Refusal
@@ -18,18 +18,23 @@ class HealthHandlers:
     def __init__(self, ledger: Ledger, registry: CollectorRegistry) -> None:
         self._ledger = ledger
         self._registry = registry
+        self._schema = schema.head()
 
     def healthz(self, _: Call[bytes]) -> Response:
         """Answer 200: the process lives."""
         return json_answer({"status": "ok"})
 
     def readyz(self, _: Call[bytes]) -> Response:
-        """Answer 200 when the ledger answers, else 503. Redis is not needed for any change."""
+        """Answer 200 when the ledger answers and has this program's schema, else 503.
+
+        Redis is not needed for any change, so it does not count.
+        """
         try:
-            self._ledger.run(_ping)
+            found = self._ledger.run(schema.current)
         except Refusal as refusal:
-            answer = {"status": "not ready", "reason": refusal.message}
-            return json_answer(answer, 503, {"Retry-After": "1"})
+            return _not_ready(refusal.message)
+        if found != self._schema:
+            return _not_ready(f"The schema is at {found or 'none'}, not at {self._schema}.")
         return json_answer({"status": "ready"})
 
     def metrics(self, _: Call[bytes]) -> Response:
@@ -37,5 +42,5 @@ class HealthHandlers:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _ping(c: Connection) -> None:
-    c.execute(text("SELECT 1"))
+def _not_ready(reason: str) -> Response:
+    return json_answer({"status": "not ready", "reason": reason}, 503, {"Retry-After": "1"})

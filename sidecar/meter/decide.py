@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -88,9 +89,23 @@ class Decider:
         script = getattr(self._scripts, operation.script)
         return plan, await self._store.run(script, request.account, plan.args)
 
-    async def batch(self, members: Iterable[Any]) -> list[dict[str, Any]]:
-        """Decide the members of a batch in their order, each on its own."""
-        return [await self._member(member) for member in members]
+    async def batch(self, members: Sequence[Any]) -> list[dict[str, Any]]:
+        """Decide the members of a batch, each on its own; those of one account in their order."""
+        results: list[dict[str, Any]] = [{} for _ in members]
+        by_account: dict[str, list[int]] = {}
+        for position, member in enumerate(members):
+            by_account.setdefault(_account_of(member), []).append(position)
+
+        async def decide(positions: list[int]) -> None:
+            result: dict[str, Any] = {}
+            for position in positions:
+                # An account that cannot be decided on now would keep each of its members waiting.
+                if result.get("http") != 503:
+                    result = await self._member(members[position])
+                results[position] = result
+
+        await asyncio.gather(*(decide(positions) for positions in by_account.values()))
+        return results
 
     async def _member(self, member: Any) -> dict[str, Any]:
         try:
@@ -98,6 +113,11 @@ class Decider:
             return {"http": 200, **await self.decide(operation, request)}
         except Refusal as refusal:
             return {"http": refusal.http, **refusal.body()}
+
+
+def _account_of(member: Any) -> str:
+    account = member.get("account") if isinstance(member, dict) else None
+    return account if isinstance(account, str) else ""
 
 
 def _read_member(member: Any) -> tuple[Operation[Any], requests.Request]:

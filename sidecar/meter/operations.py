@@ -77,7 +77,8 @@ def _priced(request: requests.Priced, book: PriceBook, version: str) -> tuple[Pl
         amount = request.amount or 0
         return Plan(amount=amount), "", f"amount {amount}"
     counts = request.usage.counts()
-    price = book.price(request.usage.model, version)
+    is_used = isinstance(request, SettleRequest)
+    price = book.price(request.usage.model, version, is_used=is_used)
     plan = Plan(amount=price.amount(counts), usage=counts, price=price)
     asked = sorted((meter, count) for meter, count in counts.items() if count)
     return plan, version or price.version, f"usage {request.usage.model} {asked}"

@@ -171,6 +171,9 @@ class Store:
             async with asyncio.timeout(max(1.0, self._timeout_seconds)):
                 await self._check_process()
                 await self._read_fences()
+        except SettingsError:
+            self._epochs = {}
+            raise
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(f"Redis: {str(error) or type(error).__name__}") from error
         self._problem = None

@@ -103,14 +103,18 @@ class PriceBook:
         self.version: Final = current
         self._versions = versions
         self._current = versions[current]
+        self._latest = {
+            model: price for prices in versions.values() for model, price in prices.items()
+        }
 
-    def price(self, model: str, version: str = "") -> Price:
+    def price(self, model: str, version: str = "", *, is_used: bool = False) -> Price:
         """Return the price of a model, as of `version` if the book still has it.
 
-        Raises `Refusal` (422 `unknown_model`) when the book does not know the model.
+        A model that the current version has dropped keeps its latest price for what `is_used`
+        already: that must be charged. Raises `Refusal` (422 `unknown_model`) when the book does not know the model.
         """
         prices = self._versions.get(version, self._current) if version else self._current
-        price = prices.get(model) or self._current.get(model)
+        price = prices.get(model) or (self._latest if is_used else self._current).get(model)
         if price is None:
             raise Refusal(
                 ErrorCode.UNKNOWN_MODEL,

@@ -10,6 +10,10 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
+from sidecar.control import serve
+from sidecar.errors import SchemaMismatch
+from sidecar.kinds import Secret
+from sidecar.settings import Settings
 from tests.integration.control_client import control_listener, error_of, refused, unchanged
 
 GRANT = {"id": "g1", "amount": 5, "category": "paid"}
@@ -180,6 +184,18 @@ def test_a_ledger_that_is_away_is_a_503_and_wrong_input_still_a_422(
         ready = control.get("/readyz")
         assert ready.status_code == 503
         assert int(ready.headers["Retry-After"]) >= 1
+
+
+def test_a_ledger_without_this_programs_schema_is_not_ready(
+    empty_postgres_url: str, redis_url: str
+) -> None:
+    with control_listener(empty_postgres_url, redis_url) as control:
+        ready = control.get("/readyz")
+    assert ready.status_code == 503
+    assert "schema" in ready.json()["reason"]
+    settings = Settings(postgres_url=empty_postgres_url, admin_token=Secret("x"))
+    with pytest.raises(SchemaMismatch, match="credit-sidecar migrate"):
+        serve.run(settings)
 
 
 def test_half_a_request_keeps_nobody_waiting(control: httpx.Client) -> None:

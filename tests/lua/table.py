@@ -78,10 +78,11 @@ def _compare(account: Account, after: After, events: Sequence[Event]) -> None:
     assert (account.number("available"), account.number("held")) == (after.available, after.held)
     if after.left is not None:
         assert account.left() == after.left
-    assert [_charge(event) for event in events] == list(after.events)
+    assert [charge_of(event) for event in events] == list(after.events)
 
 
-def _charge(event: Event) -> Charge:
+def charge_of(event: Event) -> Charge:
+    """Return an event as the tables write it."""
     return event.operation, event.id, event.amount, event.total, event.flags, event.parts()
 
 

@@ -148,7 +148,7 @@ def payment_intent(state: State, amount: int, currency: str, cause: Cause, **fie
         "currency": currency,
         "livemode": cause.livemode,
     }
-    return copy.deepcopy(_PAYMENT_INTENT) | changing | fields
+    return changing | copy.deepcopy(_PAYMENT_INTENT) | fields
 
 
 def charge(state: State, payment: Object, cause: Cause) -> Object:
@@ -165,7 +165,7 @@ def charge(state: State, payment: Object, cause: Cause) -> Object:
         "payment_intent": payment["id"],
         "payment_method": payment["payment_method"],
     }
-    return copy.deepcopy(_CHARGE) | changing
+    return changing | copy.deepcopy(_CHARGE)
 
 
 def checkout_session(
@@ -184,4 +184,4 @@ def checkout_session(
         "livemode": cause.livemode,
         "url": f"{url_base}/pay/{id}",
     }
-    return copy.deepcopy(_CHECKOUT_SESSION) | changing | fields
+    return changing | copy.deepcopy(_CHECKOUT_SESSION) | fields

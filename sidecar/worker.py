@@ -1,0 +1,154 @@
+"""`credit-sidecar worker`: the composition root of the jobs between Redis, ledger and Stripe."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import redis
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from persistence import schema
+from persistence.database import make_engine
+from persistence.jobs import WorkerJobs
+from sidecar import server
+from sidecar.billing.inbox import InboxJob
+from sidecar.errors import SettingsError
+from sidecar.metrics import WorkerMetrics
+from sidecar.scripts import load_scripts
+from sidecar.settings import Settings
+from sidecar.web import json_answer
+
+log: Final = logging.getLogger(__name__)
+
+_CONNECTIONS: Final = 12  # to Postgres: about one for each job
+_REDIS_SECONDS: Final = 5.0
+_INBOX_EVERY_SECONDS: Final = 0.25
+
+# Without these no account is loaded, no refill arrives and no usage reaches the ledger.
+_ESSENTIAL: Final = ("shards", "refills", "asks", "flush")
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then flush what is in the streams and return.
+
+    Raises `SettingsError`, `LedgerUnavailable` and `SchemaMismatch` when it cannot begin, and
+    `RedisMismatch` when Redis and Postgres do not belong together. Call in the main thread.
+    """
+    settings.require("postgres_url")
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    registry = CollectorRegistry()
+    with _jobs(settings, registry) as jobs:
+        _open_shards(jobs)
+        with _listening(probes(jobs, registry), settings):
+            jobs.start()
+            log.info("working", extra={"listen": settings.worker_listen})
+            stopping.wait()
+            log.info("stopping: flushing what is left")
+            is_drained = jobs.stop(settings.shutdown_grace_ms / 1000)
+    if not is_drained:
+        log.warning("events are left in Redis for the next worker")
+
+
+def probes(jobs: WorkerJobs, registry: CollectorRegistry) -> Starlette:
+    """Return the application with /healthz, /readyz and /metrics."""
+
+    async def healthz(_: Request) -> Response:
+        dead = [job.job for job in jobs.jobs if not job.is_alive()]
+        return _answer("ok", f"dead jobs: {', '.join(dead)}" if dead else None)
+
+    async def readyz(_: Request) -> Response:
+        return _answer("ready", _problem(jobs))
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return Starlette(
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", metrics),
+        ]
+    )
+
+
+def _answer(word: str, problem: str | None) -> Response:
+    if problem is None:
+        return json_answer({"status": word})
+    return json_answer({"status": f"not {word}", "reason": problem}, 503, {"Retry-After": "1"})
+
+
+def _problem(jobs: WorkerJobs) -> str | None:
+    essential = [job for job in jobs.jobs if job.job in _ESSENTIAL]
+    failing = [job.job for job in essential if job.is_failing or not job.is_alive()]
+    if failing:
+        return f"failing jobs: {', '.join(failing)}"
+    waiting = [job.job for job in essential if job.last_success is None]
+    return f"jobs in their first round: {', '.join(waiting)}" if waiting else None
+
+
+@contextlib.contextmanager
+def _jobs(settings: Settings, registry: CollectorRegistry) -> Iterator[WorkerJobs]:
+    engine = make_engine(
+        settings.postgres_url, application_name="credit-sidecar worker", pool_size=_CONNECTIONS
+    )
+    # Longer than the blocking read of one job. Repeats are the jobs' own.
+    client = redis.Redis.from_url(
+        settings.redis_url,
+        socket_timeout=_REDIS_SECONDS,
+        socket_connect_timeout=_REDIS_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    metrics = WorkerMetrics(registry)
+    try:
+        schema.check(engine)
+        inbox = InboxJob(engine, metrics)
+        yield WorkerJobs(
+            engine,
+            client,
+            load_scripts(),
+            metrics,
+            settings,
+            others=[("stripe_inbox", inbox.run_once, _INBOX_EVERY_SECONDS)],
+        )
+    finally:
+        client.close()
+        engine.dispose()
+
+
+def _open_shards(jobs: WorkerJobs) -> None:
+    try:
+        jobs.open_shards()
+    except (RedisError, OSError) as error:
+        # One of the jobs opens them as soon as it can; until then this worker is not ready.
+        log.warning("Redis is not there yet", extra={"error": str(error)})
+
+
+@contextlib.contextmanager
+def _listening(app: ASGIApp, settings: Settings) -> Iterator[None]:
+    """Serve the probes in a thread of their own, so that no job keeps them waiting."""
+    sock = server.listen(settings.worker_listen, "CREDITS_WORKER_LISTEN")
+    served = uvicorn.Server(server.configuration(app, 1_000))
+    thread = threading.Thread(target=served.run, args=([sock],), name="probes", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        served.should_exit = True
+        thread.join(5)
+        sock.close()

@@ -1,0 +1,248 @@
+"""Random histories of one account: the scripts in a real Redis against the model, call by call.
+
+After each call the reply, what is available, held and left of each grant, and the events are
+compared, and the invariants I1 to I3 are asserted.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import redis
+from hypothesis import note
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from sidecar.domain import Category
+from tests.lua.support import HOUR_MS, Account, Event, Reply, check_consistent
+from tests.lua.table import charge_of
+from tests.properties import histories
+from tests.properties.model import Model
+
+AMOUNTS: Final = st.integers(0, 60) | st.sampled_from([100, 250])
+IDS: Final = st.sampled_from([f"i{n}" for n in range(12)])
+HOURS: Final = st.integers(1, 5)
+CATEGORIES: Final = st.sampled_from(list(Category))
+STATUSES: Final = st.sampled_from(["active", "active", "grace", "suspended", "closed"])
+MAX_GRANTS: Final = 40
+"""Fewer than one call may empty, so that every overdraft is covered at once."""
+
+
+class ScriptHistories(RuleBasedStateMachine):
+    """One account, called at random. Time passes only where a rule says so, by the hour."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        super().__init__()
+        client.flushdb()
+        self.account = Account(client)
+        self.model = Model()
+        self.passed_ms = 0
+        self.grant_count = 0
+        self.requests: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.undone: set[int] = set()
+
+    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), amount=AMOUNTS)
+    def open(self, overdraft: int, amount: int) -> None:
+        assert self.account.open(overdraft=overdraft) == ["applied"]
+        self.model.overdraft = overdraft
+        self._grant(amount, 50, "paid", None)
+
+    # What the sidecar calls ------------------------------------------------------------------
+
+    @rule(id=IDS, amount=AMOUNTS, hours=HOURS, partial=st.sampled_from([0, 0, 1]))
+    def hold(self, id: str, amount: int, hours: int, partial: int) -> None:
+        self._call("hold", id, amount, ttl_ms=hours * HOUR_MS, partial=partial)
+
+    @rule(id=IDS, total=AMOUNTS, final=st.sampled_from([0, 1]))
+    def settle(self, id: str, total: int, final: int) -> None:
+        self._call("settle", id, total, final=final)
+
+    @precondition(lambda self: self._known("hold"))
+    @rule(data=st.data(), more=st.integers(-5, 40), final=st.sampled_from([0, 0, 1]))
+    def settle_what_is_known(self, data: st.DataObject, more: int, final: int) -> None:
+        id = data.draw(st.sampled_from(self._known("hold")))
+        self._call("settle", id, max(0, self.model.records[id].charged + more), final=final)
+
+    @rule(id=IDS)
+    def release(self, id: str) -> None:
+        self._call("release", id)
+
+    @rule(id=IDS, amount=AMOUNTS.filter(bool), hours=st.sampled_from([0, 0, 1, 4]))
+    def extend(self, id: str, amount: int, hours: int) -> None:
+        self._call("extend", id, amount, hours * HOUR_MS)
+
+    @precondition(lambda self: self._known("hold"))
+    @rule(data=st.data(), more=st.integers(0, 40), hours=st.sampled_from([0, 0, 1, 4]))
+    def extend_what_is_known(self, data: st.DataObject, more: int, hours: int) -> None:
+        id = data.draw(st.sampled_from(self._known("hold")))
+        self._call("extend", id, max(1, self.model.records[id].amount + more), hours * HOUR_MS)
+
+    @rule(id=IDS, amount=AMOUNTS)
+    def debit(self, id: str, amount: int) -> None:
+        self._call("debit", id, amount)
+
+    @rule(id=IDS, of=IDS, amount=AMOUNTS)
+    def refund(self, id: str, of: str, amount: int) -> None:
+        self._call("refund", id, of, amount)
+
+    @precondition(lambda self: self._known("hold", "debit"))
+    @rule(data=st.data(), id=IDS, amount=st.integers(0, 30))
+    def refund_what_is_known(self, data: st.DataObject, id: str, amount: int) -> None:
+        of = data.draw(st.sampled_from(self._known("hold", "debit")))
+        self._call("refund", id, of, amount)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def repeat(self, data: st.DataObject) -> None:
+        verb, args, options = data.draw(st.sampled_from(self.requests))
+        self._call(verb, *args, **options)
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data(), amount=AMOUNTS.filter(bool))
+    def repeat_with_another_amount(self, data: st.DataObject, amount: int) -> None:
+        verb, args, options = data.draw(st.sampled_from(self.requests))
+        self._call(verb, *(amount if isinstance(a, int) else a for a in args), **options)
+
+    @rule()
+    def expire(self) -> None:
+        self._call("expire")
+
+    # What the worker sends -------------------------------------------------------------------
+
+    @precondition(lambda self: self.grant_count < MAX_GRANTS)
+    @rule(
+        amount=AMOUNTS,
+        priority=st.sampled_from([0, 50, 50, 100]),
+        category=CATEGORIES,
+        hours=st.none() | st.integers(-1, 5),
+    )
+    def grant(self, amount: int, priority: int, category: Category, hours: int | None) -> None:
+        self._grant(amount, priority, category, hours)
+
+    @rule(data=st.data(), amount=AMOUNTS.filter(bool))
+    def take(self, data: st.DataObject, amount: int) -> None:
+        grant_no = data.draw(st.integers(0, self.grant_count))
+        self._refill("take", amount, grant_no)
+
+    @rule(status=STATUSES, overdraft=st.sampled_from([0, 30, 200]))
+    def set_status(self, status: str, overdraft: int) -> None:
+        number = self.model.refill_no + 1
+        self._compare(
+            self.account.status(status, overdraft, refill_no=number),
+            self.model.set_status(status, overdraft, refill_no=number),
+        )
+
+    @precondition(lambda self: self._undoable())
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        event = data.draw(st.sampled_from(self._undoable()))
+        self.undone.add(event.seq)
+        number = self.model.refill_no + 1
+        self._set_clock()
+        self._compare(
+            self.account.restore(event.allocations, refill_no=number),
+            self.model.restore(event.parts(), refill_no=number),
+        )
+
+    @rule(data=st.data(), amount=AMOUNTS.filter(bool))
+    def refill_out_of_order(self, data: st.DataObject, amount: int) -> None:
+        now = self.model.refill_no
+        number = data.draw(st.integers(1, now) | st.integers(now + 2, now + 9))
+        self._refill("take", amount, 0, refill_no=number)
+
+    # Time ------------------------------------------------------------------------------------
+
+    @rule(hours=HOURS)
+    def pass_time(self, hours: int) -> None:
+        self.account.pass_time(hours * HOUR_MS)
+        self.passed_ms += hours * HOUR_MS
+
+    @rule()
+    def pass_midnight(self) -> None:
+        self.account.pass_midnight()
+        self.model.pass_midnight()
+
+    # What holds after each call --------------------------------------------------------------
+
+    @invariant()
+    def redis_is_consistent(self) -> None:
+        check_consistent(self.account)
+
+    @invariant()
+    def redis_is_as_the_model(self) -> None:
+        if not self.account.fields():
+            return
+        number = self.account.number
+        assert (number("available"), number("held")) == (self.model.available(), self.model.held())
+        assert self.account.left() == self.model.left()
+        assert number("refill_no") == self.model.refill_no
+        assert [charge_of(event) for event in self.account.events()] == self.model.events
+        assert self.account.holds().keys() == self.model.open_holds().keys()
+
+    # How -------------------------------------------------------------------------------------
+
+    def _known(self, *kinds: str) -> list[str]:
+        return [id for id, record in self.model.records.items() if record.kind in kinds]
+
+    def _undoable(self) -> list[Event]:
+        if not self.account.fields():
+            return []
+        usage = ("settle", "debit", "refund")
+        events = self.account.events()
+        return [e for e in events if e.operation in usage and e.seq not in self.undone and e.amount]
+
+    def _set_clock(self) -> None:
+        self.model.clock_ms = self.account.now_ms() + self.passed_ms
+
+    def _call(self, verb: str, *args: Any, **options: Any) -> None:
+        self._set_clock()
+        available = self.model.available()
+        expected = getattr(self.model, verb)(*args, **options)
+        reply = getattr(self.account, verb)(*args, **options)
+        self._compare(reply, expected)
+        if verb != "expire":
+            self.requests.append((verb, args, options))
+        if verb in ("hold", "extend") and reply[:2] == ["held", 0]:
+            self.model.records[args[0]].ends_at_ms = reply[4] + self.passed_ms
+        if verb in ("hold", "extend", "debit") and self.model.available() < available:
+            # I2: whatever it is allowed, it never goes beyond the overdraft.
+            assert self.account.number("available") >= -self.model.overdraft
+
+    def _grant(self, amount: int, priority: int, category: str, hours: int | None) -> None:
+        self._set_clock()
+        self.grant_count += 1
+        # Not two ends in the same millisecond: the order in which they end is compared too.
+        expires = hours and self.account.now_ms() + hours * HOUR_MS + self.grant_count * 1_000
+        ends = expires and expires + self.passed_ms
+        self._refill(
+            "grant",
+            self.grant_count,
+            amount,
+            priority=priority,
+            category=category,
+            expires_at_ms=expires,
+            of_model={"ends_at_ms": ends},
+        )
+
+    def _refill(self, verb: str, *args: Any, of_model: Any = None, **options: Any) -> None:
+        self._set_clock()
+        options = {"refill_no": self.model.refill_no + 1} | options
+        expected = getattr(self.model, verb)(*args, **options, **(of_model or {}))
+        self._compare(getattr(self.account, verb)(*args, **options), expected)
+
+    def _compare(self, reply: Reply, expected: Reply) -> None:
+        note(f"{reply}")
+        assert reply == expected
+
+
+def test_the_scripts_do_what_the_model_does(redis_client: redis.Redis) -> None:
+    run_state_machine_as_test(
+        lambda: ScriptHistories(redis_client), settings=histories(steps=40, few=60)
+    )
