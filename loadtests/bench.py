@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ from sqlalchemy import Engine
 
 from loadtests import checks, figures, ledger
 from loadtests.figures import Latency
+from loadtests.outcome import print_table
 from loadtests.probe import Flow, Session, Trial, run_closed, run_open
 from loadtests.receipts import Told
 from loadtests.resolve import resolve
@@ -162,17 +164,17 @@ def _prove(
 def _show(
     results: Mapping[str, list[Trial]], machine: Mapping[str, str], mismatches: list[str]
 ) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     for name, value in machine.items():
         console.print(f"{name}: {value}", highlight=False)
     table = Table(title="Median of the trials (least - most); latencies in ms")
     for at, column in enumerate(
         ("probe", "call", "flows per s", "p50", "p99", "p99.9", "errors", "probe late, p99")
     ):
-        table.add_column(column, justify="left" if at < 2 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if at < 2 else "right")
     for probe, trials in results.items():
         _add_rows(table, probe, trials)
-    console.print(table)
+    print_table(table, console)
     console.print(f"ledger mismatches: {len(mismatches)}", style="red" if mismatches else None)
     for mismatch in mismatches[:20]:
         console.print(mismatch, style="red", markup=False)
@@ -189,9 +191,14 @@ def _add_rows(table: Table, probe: str, trials: list[Trial]) -> None:
             _spread([latency.p50 for latency in latencies], 2),
             _spread([latency.p99 for latency in latencies], 2),
             _spread([latency.p999 for latency in latencies], 2),
-            str(sum(trial.errors for trial in trials)),
+            _errors(trials),
             _spread([trial.sent_late_ms for trial in trials], 2) if probe.endswith("/s") else "",
         )
+
+
+def _errors(trials: list[Trial]) -> str:
+    total = sum((trial.errors for trial in trials), Counter())
+    return ", ".join(f"{kind}: {count}" for kind, count in total.items()) or "0"
 
 
 def _spread(values: list[float], digits: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -52,14 +53,24 @@ def show(outcomes: Sequence[Outcome], machine: Mapping[str, str], console: Conso
     """Print the tables, and what did not match."""
     for name, value in machine.items():
         console.print(f"{name}: {value}", highlight=False)
-    console.print(_summary(outcomes))
-    console.print(_codes(outcomes))
+    for table in (_summary(outcomes), _codes(outcomes)):
+        print_table(table, console)
     for outcome in outcomes:
         for mismatch in outcome.mismatches[:_SHOWN_MISMATCHES]:
             console.print(f"{outcome.scenario}: {mismatch}", style="red", markup=False)
         more = len(outcome.mismatches) - _SHOWN_MISMATCHES
         if more > 0:
             console.print(f"{outcome.scenario}: and {more} more", style="red")
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table; where it is not for a terminal, as Markdown, whole."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.print(f"\n{table.title}:\n", highlight=False)
+    table.title, table.box = None, box.MARKDOWN
+    console.print(table)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> Table:

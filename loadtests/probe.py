@@ -37,7 +37,7 @@ class Trial:
 
     rate: float = 0.0
     latencies: dict[str, Latency] = field(default_factory=dict)
-    errors: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
     sent_late_ms: float = 0.0
 
 
@@ -203,6 +203,6 @@ def _trial(session: Session, flows: int, seconds: float, late_ms: list[float]) -
     return Trial(
         rate=flows / seconds,
         latencies={name: Latency.of(values) for name, values in session.samples_ms.items()},
-        errors=session.errors.total(),
+        errors=session.errors,
         sent_late_ms=percentile(sorted(late_ms), 0.99),
     )

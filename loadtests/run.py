@@ -99,7 +99,7 @@ def main(
             raise click.ClickException(str(error)) from error
         outcomes = _run(stack, directory, scenarios or list(SCENARIOS), users, duration,
                         accounts_at_most, say)  # fmt: skip
-    outcome.show(outcomes, machine, Console(width=None if sys.stdout.isatty() else 160))
+    outcome.show(outcomes, machine, Console(width=None if sys.stdout.isatty() else 200))
     if json_path:
         results = [one.as_json() for one in outcomes]
         json_path.write_text(json.dumps({"machine": machine, "outcomes": results}, indent=2))

@@ -55,9 +55,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             sentence="All clients on one account that runs dry and is topped up as it runs.",
             mix={"debit": 1, "call": 1},
             accounts=1,
-            granted=5_000_000,
-            top_up=1_000_000,
-            amounts=(1_000, 10_000),
+            granted=1_000_000,
+            top_up=500_000,
+            amounts=(5_000, 50_000),
         ),
         Scenario(
             name="many",

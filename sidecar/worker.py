@@ -26,7 +26,6 @@ from persistence.database import make_engine
 from persistence.jobs import WorkerJobs
 from sidecar import server
 from sidecar.billing.inbox import InboxJob
-from sidecar.errors import SettingsError
 from sidecar.metrics import WorkerMetrics
 from sidecar.scripts import load_scripts
 from sidecar.settings import Settings

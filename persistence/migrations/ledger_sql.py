@@ -282,6 +282,10 @@ def _guards(table: str) -> tuple[str, ...]:
     )
 
 
+# Foreign keys lock the row that they point to, for which its owner must be allowed to update some
+# column. This one is generated always, so nothing can be written to it.
+_LOCKABLE: Final = "GRANT UPDATE (id) ON transfers TO CURRENT_USER"
+
 # A trigger with a column list costs nothing while only the counters change.
 _GRANT_GUARDS: Final = (
     "CREATE TRIGGER grants_fixed BEFORE UPDATE OF grant_no, account, id, amount, category,"
@@ -316,6 +320,7 @@ CREATE: Final[tuple[str, ...]] = (
     "CREATE TRIGGER usage_events_default_no_truncate BEFORE TRUNCATE ON usage_events_default"
     " FOR EACH STATEMENT EXECUTE FUNCTION credits_refuse_change()",
     *_GRANT_GUARDS,
+    _LOCKABLE,
 )
 
 SEED_LEDGER: Final = """

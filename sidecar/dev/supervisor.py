@@ -26,6 +26,7 @@ from sidecar.dev.processes import StartError
 
 _READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
+_SAME_WISH_SECONDS: Final = 0.5
 _MARGIN_SECONDS: Final = 10.0  # on top of the time that a role itself may take to finish
 
 # The hot path first, so that the worker flushes all that it answered; the databases last.
@@ -57,6 +58,7 @@ class Supervisor:
         self._children: dict[str, Child] = {}
         self._servers: list[tuple[str, RedisServer | PostgresServer]] = []
         self._signals = 0
+        self._last_signal = -_SAME_WISH_SECONDS
         self._told_to_stop = threading.Event()
         self._console = Console(highlight=False)
 
@@ -75,6 +77,10 @@ class Supervisor:
         return 0 if is_well else 1
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
+        # One wish may come twice: from the terminal, and from the `make` that started us.
+        if monotonic() - self._last_signal < _SAME_WISH_SECONDS:
+            return
+        self._last_signal = monotonic()
         self._signals += 1
         self._told_to_stop.set()
         if self._signals == 2:

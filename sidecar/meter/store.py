@@ -32,7 +32,11 @@ Argument = str | int | bytes
 
 
 def connect(url: str, timeout_ms: int, connections: int) -> Redis:
-    """Return a client whose calls are never repeated: a repeat would run a script twice."""
+    """Return a client whose calls are never repeated: a repeat would run a script twice.
+
+    A new connection says nothing before its first call. (RESP3 and the driver's name would cost
+    four commands; 64 connections opened by a burst would then not be there in time.)
+    """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
@@ -41,6 +45,8 @@ def connect(url: str, timeout_ms: int, connections: int) -> Redis:
         socket_connect_timeout=timeout_ms / 1000,
         retry=Retry(NoBackoff(), 0),
         retry_on_error=[],
+        protocol=2,
+        driver_info=None,
     )
     return Redis(connection_pool=pool)
 

@@ -1,16 +1,17 @@
 """The price book: what each meter of each model costs, and the amount of a usage.
 
-Rates are kept as integer picocredits for one unit (1 credit = 10^12 picocredits), so a price of
-one microcredit for a million tokens is still exact. An amount is rounded up to microcredits once,
+Rates are kept as integer attocredits for one unit (1 microcredit = 10^12 attocredits), so a price
+of a millionth of a microcredit for a million tokens is still exact. An amount is rounded up to microcredits once,
 at the end: no usage is ever given away, and none is charged more than one microcredit too much.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from typing import Any, Final
 from sidecar.domain import MAX_AMOUNT, Microcredits
 from sidecar.errors import ErrorCode, Refusal, SettingsError
 
-PICO_PER_MICRO: Final = 1_000_000
+ATTO_PER_MICRO: Final = 10**12
 METERS: Final = (
     "input_tokens",
     "output_tokens",
@@ -31,17 +32,18 @@ METERS: Final = (
     "seconds",
     "requests",
 )
-_SCALES: Final = {"per_million": 1, "per_unit": 1_000_000}
+_DECIMALS: Final = {"per_million": 6, "per_unit": 12}
+_NUMBER: Final = re.compile(r"[0-9]{1,16}(?:\.([0-9]{1,12}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one model costs: picocredits for one unit of each meter."""
+    """What one model costs: attocredits for one unit of each meter."""
 
     version: str
     rates: Mapping[str, int]
 
-    def picocredits(self, usage: Mapping[str, int]) -> int:
+    def attocredits(self, usage: Mapping[str, int]) -> int:
         """Return the exact price of `usage` (meter → count), before rounding.
 
         A meter that has no rate is priced as the one it is a kind of, or refused (422) when there
@@ -54,7 +56,7 @@ class Price:
 
         Raises `Refusal` (422) when it passes 2^53-1 microcredits.
         """
-        amount = -(-self.picocredits(usage) // PICO_PER_MICRO)
+        amount = -(-self.attocredits(usage) // ATTO_PER_MICRO)
         if amount > MAX_AMOUNT:
             raise Refusal(
                 ErrorCode.INVALID_REQUEST, "The usage costs more than 2^53-1.", param="usage"
@@ -70,8 +72,8 @@ class Price:
         rate = self._rate("output_tokens") if wanted else 0
         if not rate:
             return None
-        others = self.picocredits({**usage, "output_tokens": 0})
-        return max(0, min(wanted, (budget * PICO_PER_MICRO - others) // rate))
+        others = self.attocredits({**usage, "output_tokens": 0})
+        return max(0, min(wanted, (budget * ATTO_PER_MICRO - others) // rate))
 
     def _rate(self, meter: str) -> int:
         rate = self.rates.get(meter)
@@ -111,7 +113,8 @@ class PriceBook:
         """Return the price of a model, as of `version` if the book still has it.
 
         A model that the current version has dropped keeps its latest price for what `is_used`
-        already: that must be charged. Raises `Refusal` (422 `unknown_model`) when the book does not know the model.
+        already: that must be charged. Raises `Refusal` (422 `unknown_model`) when the book does
+        not know the model.
         """
         prices = self._versions.get(version, self._current) if version else self._current
         price = prices.get(model) or (self._latest if is_used else self._current).get(model)
@@ -139,12 +142,12 @@ def load_book(path: Path | str | None = None) -> PriceBook:
     try:
         text = Path(path).read_text("utf-8") if path else _builtin()
         data = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"CREDITS_PRICE_BOOK: {name} cannot be read: {error}") from error
     try:
-        return _book(data)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise SettingsError(f"CREDITS_PRICE_BOOK: {name} is not a price book: {error!r}") from error
+        return _book(_object(data, "the whole"))
+    except ValueError as error:
+        raise SettingsError(f"CREDITS_PRICE_BOOK: {name} is wrong: {error}") from error
 
 
 def _builtin() -> str:
@@ -152,40 +155,45 @@ def _builtin() -> str:
 
 
 def _book(data: dict[str, Any]) -> PriceBook:
+    entries = data.get("versions", [data])
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("versions must be a list with at least one version")
     versions: dict[str, dict[str, Price]] = {}
-    current = ""
-    for entry in data.get("versions", [data]):
-        current = str(entry["version"])
-        if not current or current in versions:
-            raise ValueError(f"version {current!r} is empty or there twice")
-        versions[current] = {
-            model: Price(current, _rates(model, rates)) for model, rates in entry["models"].items()
+    for entry in entries:
+        version = _object(entry, "each of versions").get("version")
+        if not isinstance(version, str) or not version or version in versions:
+            raise ValueError(f"version {version!r} must be a text that is there once")
+        models = _object(entry.get("models"), f"models of {version}")
+        versions[version] = {
+            model: Price(version, _rates(f"{version}, {model}", _object(scales, model)))
+            for model, scales in models.items()
         }
-    if not current:
-        raise ValueError("there is no version")
-    return PriceBook(current, versions)
+    return PriceBook(version, versions)
 
 
-def _rates(model: str, entry: dict[str, dict[str, Any]]) -> dict[str, int]:
+def _rates(place: str, scales: dict[str, Any]) -> dict[str, int]:
     rates: dict[str, int] = {}
-    for scale, prices in entry.items():
-        if scale not in _SCALES:
-            raise ValueError(f"{model}: {scale!r} is not per_million or per_unit")
-        for meter, value in prices.items():
+    for scale, prices in scales.items():
+        if scale not in _DECIMALS:
+            raise ValueError(f"{place}: {scale!r} is not per_million or per_unit")
+        for meter, value in _object(prices, f"{scale} of {place}").items():
             if meter not in METERS or meter in rates:
-                raise ValueError(f"{model}: meter {meter!r} is unknown or there twice")
-            rates[meter] = _picocredits(model, meter, value, _SCALES[scale])
+                raise ValueError(f"{place}: meter {meter!r} is unknown or there twice")
+            rates[meter] = _attocredits(f"{place}: {meter}", value, _DECIMALS[scale])
     return rates
 
 
-def _picocredits(model: str, meter: str, value: Any, scale: int) -> int:
+def _attocredits(place: str, value: Any, decimals: int) -> int:
     # A float would already have lost the fraction that was written: only integers and strings.
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError(f"{model}: {meter} must be an integer or a decimal string")
-    try:
-        rate = Decimal(value) * scale
-    except InvalidOperation as error:
-        raise ValueError(f"{model}: {meter} is not a number: {value!r}") from error
-    if not rate.is_finite() or rate < 0 or rate != rate.to_integral_value():
-        raise ValueError(f"{model}: {meter} is negative or finer than a picocredit: {value!r}")
-    return int(rate)
+        raise ValueError(f"{place} must be an integer or a decimal string")
+    number = _NUMBER.fullmatch(str(value)[:40])
+    if number is None or len(number.group(1) or "") > decimals or Decimal(value) > MAX_AMOUNT:
+        raise ValueError(f"{place} must be 0 .. 2^53-1 with at most {decimals} decimals: {value!r}")
+    return int(Decimal(value).scaleb(decimals))
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} must be an object")
+    return value

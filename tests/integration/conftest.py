@@ -7,20 +7,28 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.integration.meter_server import API_KEY, TOP_UP_URL, Ledger, Meter, Sidecar, running
+from tests.integration.meter_server import (
+    API_KEY,
+    PATIENT,
+    TOP_UP_URL,
+    Ledger,
+    Meter,
+    Sidecar,
+    running,
+)
 
 
 @pytest.fixture(scope="session")
 def sidecar(redis_url: str) -> Iterator[Sidecar]:
-    """The sidecar of this pytest process, all settings at their defaults."""
-    with running(redis_url) as started:
+    """The sidecar of this pytest process; it is patient, so that a busy machine fails no test."""
+    with running(redis_url, **PATIENT) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
 def guarded_sidecar(redis_url: str) -> Iterator[Sidecar]:
     """One with an API key and an address where credits are sold."""
-    with running(redis_url, api_key=API_KEY, top_up_url=TOP_UP_URL) as started:
+    with running(redis_url, api_key=API_KEY, top_up_url=TOP_UP_URL, **PATIENT) as started:
         yield started
 
 

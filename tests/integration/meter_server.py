@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ SHARDS: Final = 4
 EPOCH: Final = 1
 DEADLINE_SECONDS: Final = 20.0
 API_KEY: Final = "correct-horse-battery-staple"
+PATIENT: Final = {"redis_timeout_ms": "10000", "load_wait_ms": "1000"}
 TOP_UP_URL: Final = "https://example.com/top-up"
 
 
@@ -87,9 +89,19 @@ class Sidecar:
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log
-        with contextlib.suppress(httpx.TransportError), self.client() as client:
+        with self.connection() as (probe, address):
+            if probe.connect_ex(address) != 0:
+                return False
+        with self.client() as client:
             return client.get("/healthz").status_code == 200
-        return False
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[tuple[socket.socket, Any]]:
+        """A socket that is not connected yet, and the address to connect it to."""
+        host, _, port = self.listen.rpartition(":")
+        is_unix = host == "unix"
+        with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET) as made:
+            yield made, port if is_unix else (host, int(port))
 
     def client(self, **options: Any) -> httpx.Client:
         """Return a client of it."""
@@ -201,7 +213,7 @@ class Ledger:
     def _contents(self, name: bytes) -> Any:
         # Not DUMP: the order in a hash changes when it is merely read.
         kind: Any = self.redis.type(name)
-        expires_at_ms = self.redis.execute_command("PEXPIRETIME", name)
+        expires_at_ms = self.redis.pexpiretime(name.decode())
         if kind == b"hash":
             return expires_at_ms, self.redis.hgetall(name.decode())
         if kind == b"stream":
@@ -290,6 +302,7 @@ class Answerer:
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.load: Callable[[str], object] = lambda account: self.ledger.account(account, 1_000)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="answerer")
 
@@ -312,15 +325,20 @@ class Answerer:
         self.asked.append(account)
         outcome = self.outcomes.get(account, "unknown")
         if outcome == "loaded":
-            self.ledger.account(account, 1_000)
+            self.load(account)
         if outcome != "silent":
             self.ledger.redis.publish(channel, f"{account} {outcome}")
 
 
-def wait_until_listening(client: redis.Redis) -> None:
-    """Wait until the sidecar hears the answers of workers."""
+def wait_until_listening(client: redis.Redis, sidecars: int = 1) -> None:
+    """Wait until so many sidecars hear the answers of workers."""
     pattern = f"{keys.ANSWER_CHANNEL_PREFIX}*"
-    eventually(lambda: client.pubsub_channels(pattern), "the subscription")
+
+    def is_heard() -> bool:
+        channels: Any = client.pubsub_channels(pattern)
+        return len(channels) >= sidecars
+
+    eventually(is_heard, "the subscription")
 
 
 @contextlib.contextmanager

@@ -113,6 +113,17 @@ def data_dir() -> Iterator[Path]:
         yield Path(directory, "data")
 
 
+@pytest.fixture(scope="module")
+def shared_dev() -> Iterator[Dev]:
+    """A running `dev` for tests that leave it running."""
+    with tempfile.TemporaryDirectory(prefix="credits-test-") as directory:
+        started = Dev(Path(directory, "data"))
+        try:
+            yield started.wait_until_ready()
+        finally:
+            started.end()
+
+
 @pytest.fixture
 def dev(data_dir: Path) -> Iterator[Dev]:
     """A running `dev`."""
@@ -149,9 +160,10 @@ def test_a_call_is_metered_from_hold_to_ledger_and_survives_a_restart(data_dir: 
         second.end()
 
 
-def test_a_purchase_at_the_fake_stripe_raises_the_balance(dev: Dev) -> None:
+def test_a_purchase_at_the_fake_stripe_raises_the_balance(shared_dev: Dev) -> None:
+    before = shared_dev.available()
     bought = httpx.post(
-        dev.state["CREDITS_STRIPE_API_BASE"] + "/v1/payment_intents",
+        shared_dev.state["CREDITS_STRIPE_API_BASE"] + "/v1/payment_intents",
         auth=(FAKE_STRIPE_KEY, ""),
         data={
             "amount": "500",
@@ -165,38 +177,42 @@ def test_a_purchase_at_the_fake_stripe_raises_the_balance(dev: Dev) -> None:
         timeout=10,
     )
     assert bought.json()["status"] == "succeeded"
-    eventually(lambda: dev.available() == 110_000_000, dev)
+    eventually(lambda: shared_dev.available() == before + 10_000_000, shared_dev)
 
 
-def test_each_line_that_is_printed_to_try_works(dev: Dev) -> None:
-    printed = dev.output.partition("Try, in another terminal:")[2]
+def test_each_line_that_is_printed_to_try_works(shared_dev: Dev) -> None:
+    printed = shared_dev.output.partition("Try, in another terminal:")[2]
     commands = [line.strip() for line in printed.splitlines() if line.startswith("  c")]
     assert len(commands) >= 8
     for command in commands:
         words = shlex.split(command)
         if words[0] == "curl":
             answer = curl(words[1:])
-            assert answer.status_code == 200, f"{command}\n{answer.text}\n{dev.output}"
+            assert answer.status_code == 200, f"{command}\n{answer.text}\n{shared_dev.output}"
         else:
             done = run_command(*words[1:])
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}\n{dev.output}"
+            assert done.returncode == 0, (
+                f"{command}\n{done.stdout}{done.stderr}\n{shared_dev.output}"
+            )
 
 
-def test_what_other_commands_need_is_for_this_user_alone(dev: Dev) -> None:
-    assert stat.S_IMODE((dev.data_dir / "dev.json").stat().st_mode) == 0o600
-    assert stat.S_IMODE(dev.data_dir.stat().st_mode) == 0o700
-    assert dev.stop() == 0
-    assert not (dev.data_dir / "dev.json").exists()
+def test_what_other_commands_need_is_for_this_user_alone(shared_dev: Dev) -> None:
+    assert stat.S_IMODE((shared_dev.data_dir / "dev.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(shared_dev.data_dir.stat().st_mode) == 0o700
 
 
-def test_a_second_dev_on_the_same_data_or_ports_is_refused(dev: Dev, tmp_path: Path) -> None:
-    same_data = run_command("dev", "--data-dir", str(dev.data_dir), "--port", str(free_port()))
+def test_a_second_dev_on_the_same_data_or_ports_is_refused(shared_dev: Dev, tmp_path: Path) -> None:
+    same_data = run_command(
+        "dev", "--data-dir", str(shared_dev.data_dir), "--port", str(free_port())
+    )
     assert same_data.returncode == 1
-    assert f"(process {dev.process.pid}) runs on {dev.data_dir}" in same_data.stderr
-    same_port = run_command("dev", "--data-dir", str(tmp_path / "other"), "--port", str(dev.port))
+    assert f"(process {shared_dev.process.pid}) runs on {shared_dev.data_dir}" in same_data.stderr
+    same_port = run_command(
+        "dev", "--data-dir", str(tmp_path / "other"), "--port", str(shared_dev.port)
+    )
     assert same_port.returncode == 1
-    assert f"Port {dev.port} is taken" in same_port.stderr
-    assert dev.available() == 100_000_000
+    assert f"Port {shared_dev.port} is taken" in same_port.stderr
+    assert shared_dev.process.poll() is None
 
 
 def test_a_role_that_dies_ends_dev_with_status_1(dev: Dev) -> None:
@@ -211,6 +227,20 @@ def test_ctrl_c_stops_in_order_and_leaves_nothing_behind(dev: Dev) -> None:
     assert dev.stop(signal.SIGINT) == 0, dev.output
     stopped = [line.split()[1] for line in dev.output.splitlines() if " stopped " in line]
     assert stopped == ["serve", "worker", "control", "stripe", "Redis", "Postgres"]
+    assert not (dev.data_dir / "dev.json").exists()
+    assert_nothing_is_left(dev)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_role_that_hangs(dev: Dev) -> None:
+    os.kill(child_pid(dev, "serve"), signal.SIGSTOP)
+    first = monotonic()
+    dev.process.send_signal(signal.SIGINT)
+    # What comes right behind the first one counts as the same wish.
+    while monotonic() < first + 0.7:
+        sleep(0.05)
+    assert dev.process.poll() is None
+    assert dev.stop(signal.SIGINT) == 130
+    assert "serve was ended by SIGKILL." in dev.output
     assert_nothing_is_left(dev)
 
 
@@ -288,10 +318,13 @@ def child_pid(dev: Dev, role: str) -> int:
 
 
 def assert_nothing_is_left(dev: Dev) -> None:
-    running = [
-        " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])
-    ]
-    assert [line for line in running if str(dev.data_dir) in line] == []
+    """Check that no process and no listener is left."""
+    assert processes_of(dev) == []
     for port in (dev.port, dev.control_port):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def processes_of(dev: Dev) -> list[str]:
+    found = [" ".join(one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"])]
+    return [line for line in found if str(dev.data_dir) in line]

@@ -26,8 +26,10 @@ def test_two_sidecars_and_two_workers_charge_exactly_what_clients_were_told(
         command, cwd=ROOT, capture_output=True, text=True, timeout=150, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for outcome in json.loads(figures.read_text())["outcomes"]:
+    outcomes = json.loads(figures.read_text())["outcomes"]
+    for outcome in outcomes:
         assert outcome["mismatches"] == []
         assert outcome["audit_status"] == 0
         assert outcome["acknowledged"] == outcome["ledger"] > 0
         assert outcome["codes"]["200 settled"] > 0
+    assert outcomes[1]["codes"]["402 insufficient_credits"] > 0

@@ -6,7 +6,7 @@ compared, and the invariants I1 to I3 are asserted.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import redis
 from hypothesis import note
@@ -27,10 +27,9 @@ from tests.properties import histories
 from tests.properties.model import Model
 
 AMOUNTS: Final = st.integers(0, 60) | st.sampled_from([100, 250])
-IDS: Final = st.sampled_from([f"i{n}" for n in range(12)])
 HOURS: Final = st.integers(1, 5)
 CATEGORIES: Final = st.sampled_from(list(Category))
-STATUSES: Final = st.sampled_from(["active", "active", "grace", "suspended", "closed"])
+STATUSES: Final = st.sampled_from(["active"] * 6 + ["grace", "suspended", "closed"])
 MAX_GRANTS: Final = 40
 """Fewer than one call may empty, so that every overdraft is covered at once."""
 
@@ -38,17 +37,18 @@ MAX_GRANTS: Final = 40
 class ScriptHistories(RuleBasedStateMachine):
     """One account, called at random. Time passes only where a rule says so, by the hour."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    client: ClassVar[redis.Redis]
+
+    def __init__(self) -> None:
         super().__init__()
-        client.flushdb()
-        self.account = Account(client)
+        self.account = self._new_account()
         self.model = Model()
         self.passed_ms = 0
-        self.grant_count = 0
+        self.grant_count = self.id_count = 0
         self.requests: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.undone: set[int] = set()
 
-    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), amount=AMOUNTS)
+    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), amount=st.integers(0, 400))
     def open(self, overdraft: int, amount: int) -> None:
         assert self.account.open(overdraft=overdraft) == ["applied"]
         self.model.overdraft = overdraft
@@ -56,69 +56,61 @@ class ScriptHistories(RuleBasedStateMachine):
 
     # What the sidecar calls ------------------------------------------------------------------
 
-    @rule(id=IDS, amount=AMOUNTS, hours=HOURS, partial=st.sampled_from([0, 0, 1]))
-    def hold(self, id: str, amount: int, hours: int, partial: int) -> None:
-        self._call("hold", id, amount, ttl_ms=hours * HOUR_MS, partial=partial)
+    @rule(data=st.data(), amount=AMOUNTS, hours=HOURS, partial=st.sampled_from([0, 0, 1]))
+    def hold(self, data: st.DataObject, amount: int, hours: int, partial: int) -> None:
+        self._call("hold", self._id(data), amount, ttl_ms=hours * HOUR_MS, partial=partial)
 
-    @rule(id=IDS, total=AMOUNTS, final=st.sampled_from([0, 1]))
-    def settle(self, id: str, total: int, final: int) -> None:
+    @rule(data=st.data(), more=st.integers(-20, 1), hours=HOURS)
+    def hold_about_what_is_there(self, data: st.DataObject, more: int, hours: int) -> None:
+        amount = max(0, self.model.available() + self.model.overdraft + more)
+        self._call("hold", self._id(data), amount, ttl_ms=hours * HOUR_MS)
+
+    @precondition(lambda self: self._has_holds())
+    @rule(data=st.data(), more=st.integers(-5, 60), final=st.sampled_from([0, 1]))
+    def settle(self, data: st.DataObject, more: int, final: int) -> None:
+        id = self._id_of_hold(data)
+        known = self.model.records.get(id)
+        total = max(0, known.charged + more) if known else 5
         self._call("settle", id, total, final=final)
 
-    @precondition(lambda self: self._known("hold"))
-    @rule(data=st.data(), more=st.integers(-5, 40), final=st.sampled_from([0, 0, 1]))
-    def settle_what_is_known(self, data: st.DataObject, more: int, final: int) -> None:
-        id = data.draw(st.sampled_from(self._known("hold")))
-        self._call("settle", id, max(0, self.model.records[id].charged + more), final=final)
+    @precondition(lambda self: self._has_holds())
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self._call("release", self._id_of_hold(data))
 
-    @rule(id=IDS)
-    def release(self, id: str) -> None:
-        self._call("release", id)
-
-    @rule(id=IDS, amount=AMOUNTS.filter(bool), hours=st.sampled_from([0, 0, 1, 4]))
-    def extend(self, id: str, amount: int, hours: int) -> None:
+    @precondition(lambda self: self._has_holds())
+    @rule(data=st.data(), more=st.integers(-5, 60), hours=st.sampled_from([0, 0, 1, 4]))
+    def extend(self, data: st.DataObject, more: int, hours: int) -> None:
+        id = self._id_of_hold(data)
+        known = self.model.records.get(id)
+        amount = max(1, known.amount + more) if known else 5
         self._call("extend", id, amount, hours * HOUR_MS)
 
-    @precondition(lambda self: self._known("hold"))
-    @rule(data=st.data(), more=st.integers(0, 40), hours=st.sampled_from([0, 0, 1, 4]))
-    def extend_what_is_known(self, data: st.DataObject, more: int, hours: int) -> None:
-        id = data.draw(st.sampled_from(self._known("hold")))
-        self._call("extend", id, max(1, self.model.records[id].amount + more), hours * HOUR_MS)
+    @rule(data=st.data(), amount=AMOUNTS)
+    def debit(self, data: st.DataObject, amount: int) -> None:
+        self._call("debit", self._id(data), amount)
 
-    @rule(id=IDS, amount=AMOUNTS)
-    def debit(self, id: str, amount: int) -> None:
-        self._call("debit", id, amount)
-
-    @rule(id=IDS, of=IDS, amount=AMOUNTS)
-    def refund(self, id: str, of: str, amount: int) -> None:
-        self._call("refund", id, of, amount)
-
-    @precondition(lambda self: self._known("hold", "debit"))
-    @rule(data=st.data(), id=IDS, amount=st.integers(0, 30))
-    def refund_what_is_known(self, data: st.DataObject, id: str, amount: int) -> None:
-        of = data.draw(st.sampled_from(self._known("hold", "debit")))
-        self._call("refund", id, of, amount)
+    @precondition(lambda self: self.model.records)
+    @rule(data=st.data(), amount=st.integers(0, 40))
+    def refund(self, data: st.DataObject, amount: int) -> None:
+        records = self.model.records.items()
+        charged = [id for id, record in records if sum(record.charges.values())]
+        of = data.draw(st.sampled_from([*charged * 3, *self.model.records, "never"]))
+        self._call("refund", self._id(data), of, amount)
 
     @precondition(lambda self: self.requests)
-    @rule(data=st.data())
-    def repeat(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), amount=st.none() | AMOUNTS.filter(bool))
+    def repeat(self, data: st.DataObject, amount: int | None) -> None:
         verb, args, options = data.draw(st.sampled_from(self.requests))
+        if amount is not None:
+            args = tuple(amount if isinstance(arg, int) else arg for arg in args)
         self._call(verb, *args, **options)
-
-    @precondition(lambda self: self.requests)
-    @rule(data=st.data(), amount=AMOUNTS.filter(bool))
-    def repeat_with_another_amount(self, data: st.DataObject, amount: int) -> None:
-        verb, args, options = data.draw(st.sampled_from(self.requests))
-        self._call(verb, *(amount if isinstance(a, int) else a for a in args), **options)
-
-    @rule()
-    def expire(self) -> None:
-        self._call("expire")
 
     # What the worker sends -------------------------------------------------------------------
 
     @precondition(lambda self: self.grant_count < MAX_GRANTS)
     @rule(
-        amount=AMOUNTS,
+        amount=st.integers(0, 150),
         priority=st.sampled_from([0, 50, 50, 100]),
         category=CATEGORIES,
         hours=st.none() | st.integers(-1, 5),
@@ -159,10 +151,12 @@ class ScriptHistories(RuleBasedStateMachine):
 
     # Time ------------------------------------------------------------------------------------
 
-    @rule(hours=HOURS)
-    def pass_time(self, hours: int) -> None:
+    @rule(hours=HOURS, is_swept=st.booleans())
+    def pass_time(self, hours: int, is_swept: bool) -> None:
         self.account.pass_time(hours * HOUR_MS)
         self.passed_ms += hours * HOUR_MS
+        if is_swept:
+            self._call("expire")
 
     @rule()
     def pass_midnight(self) -> None:
@@ -186,10 +180,25 @@ class ScriptHistories(RuleBasedStateMachine):
         assert [charge_of(event) for event in self.account.events()] == self.model.events
         assert self.account.holds().keys() == self.model.open_holds().keys()
 
+    def _new_account(self) -> Account:
+        self.client.flushdb()
+        return Account(self.client)
+
     # How -------------------------------------------------------------------------------------
 
-    def _known(self, *kinds: str) -> list[str]:
-        return [id for id, record in self.model.records.items() if record.kind in kinds]
+    def _has_holds(self) -> bool:
+        return any(record.kind == "hold" for record in self.model.records.values())
+
+    def _id(self, data: st.DataObject) -> str:
+        """Draw an id, most often a new one."""
+        known = list(self.model.records)
+        return data.draw(st.sampled_from([f"i{self.id_count}"] * (3 + 2 * len(known)) + known))
+
+    def _id_of_hold(self, data: st.DataObject) -> str:
+        """Draw the id of a hold that runs, if there is one, or any id."""
+        return data.draw(
+            st.sampled_from([*self.model.open_holds()] * 3 + [*self.model.records, "never"])
+        )
 
     def _undoable(self) -> list[Event]:
         if not self.account.fields():
@@ -201,8 +210,9 @@ class ScriptHistories(RuleBasedStateMachine):
     def _set_clock(self) -> None:
         self.model.clock_ms = self.account.now_ms() + self.passed_ms
 
-    def _call(self, verb: str, *args: Any, **options: Any) -> None:
+    def _call(self, verb: str, *args: Any, **options: Any) -> Reply:
         self._set_clock()
+        self.id_count += 1
         available = self.model.available()
         expected = getattr(self.model, verb)(*args, **options)
         reply = getattr(self.account, verb)(*args, **options)
@@ -214,6 +224,7 @@ class ScriptHistories(RuleBasedStateMachine):
         if verb in ("hold", "extend", "debit") and self.model.available() < available:
             # I2: whatever it is allowed, it never goes beyond the overdraft.
             assert self.account.number("available") >= -self.model.overdraft
+        return reply
 
     def _grant(self, amount: int, priority: int, category: str, hours: int | None) -> None:
         self._set_clock()
@@ -243,6 +254,7 @@ class ScriptHistories(RuleBasedStateMachine):
 
 
 def test_the_scripts_do_what_the_model_does(redis_client: redis.Redis) -> None:
-    run_state_machine_as_test(
-        lambda: ScriptHistories(redis_client), settings=histories(steps=40, few=60)
-    )
+    class Histories(ScriptHistories):
+        client = redis_client
+
+    run_state_machine_as_test(Histories, settings=histories(steps=40, few=60))

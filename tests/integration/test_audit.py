@@ -1,0 +1,202 @@
+"""The audit: zero when all is well, and a line for each thing that can be wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+import redis
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine
+
+from persistence.audit import DriftSampler, audit
+from persistence.compare import Comparer
+from persistence.grants import add_adjustment
+from sidecar.metrics import WorkerMetrics
+from tests.integration.ledger_world import World
+
+
+@pytest.fixture
+def world(engine: Engine, redis_client: redis.Redis) -> World:
+    """A world in which a little of everything has happened, all flushed."""
+    world = World(engine, redis_client)
+    account = world.funded(overdraft_limit=500)
+    world.grant("acme", 40, "old", expires_at_ms=1)
+    world.run(lambda c: add_adjustment(c, "acme", "a1", -30, "mistake"))
+    world.sender.run_once()
+    account.hold("h1", 100)
+    account.hold("h2", 100)
+    account.settle("h1", 60)
+    account.debit("d1", 25)
+    account.refund("r1", "d1", 5, detail='{"of": "d1"}')
+    world.flush()
+    return world
+
+
+def tamper(world: World, *statements: str) -> None:
+    """Change what nobody may change, as someone with all privileges could."""
+    with world.engine.begin() as connection:
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            connection.execute(sa.text(statement))
+
+
+def test_every_line_is_zero_when_all_is_well(world: World) -> None:
+    report = world.audit()
+    assert report.is_ok, [line for line in report.lines if not line.is_ok]
+    found = json.loads(report.to_json())
+    assert (found["ok"], found["discrepancies"]) == (True, 0)
+    assert {line["invariant"] for line in found["lines"]} == {"I1", "I2", "I3", "I4", "I5", "I6"}
+    lines = {line["name"]: line for line in found["lines"]}
+    assert lines["redis_is_ledger"]["checked"] == 1
+
+
+def test_the_audit_needs_no_redis_for_the_ledgers_lines(world: World) -> None:
+    said: list[str] = []
+    report = audit(world.engine, None, progress=said.append)
+    assert report.is_ok
+    assert said == [line.name for line in report.lines]
+
+
+@pytest.mark.parametrize(
+    ("statement", "line"),
+    [
+        ("UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'lent'", "balances_are_transfers"),
+        ("UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'lent'", "ledger_sums_to_zero"),
+        ("UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'lent'", "conservation"),
+        ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'usage'", "batches_hash_chain"),
+        ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'grant'", "grants_have_sources"),
+        ("UPDATE accounts SET granted_total = granted_total + 1", "granted_totals"),
+        ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "generations_are_usage"),
+        ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "batches_hash_chain"),
+        ("DELETE FROM usage_events WHERE id = 'd1'", "sequence_has_no_gaps"),
+        ("DELETE FROM usage_events WHERE id = 'd1'", "refunds_within_charges"),
+        ("DELETE FROM usage_events", "batches_hash_chain"),
+        ("UPDATE usage_events SET id = 'd9' WHERE id = 'd1'", "batches_hash_chain"),
+        ("UPDATE usage_events SET allocations = '{1,24,0,1}' WHERE id = 'd1'", "grants_are_usage"),
+        ("UPDATE generations SET spent = spent - 1", "generations_are_usage"),
+        ("UPDATE generations SET lent = lent + 1", "lent_is_accounted"),
+        ("UPDATE grants SET used = used - 1 WHERE id = 'g1'", "grants_are_usage"),
+        ("UPDATE generations SET state = 'closed'", "closed_generations_are_empty"),
+        ("UPDATE generations SET seq = seq + 1", "sequence_has_no_gaps"),
+        ("UPDATE generations SET applied_refill_no = 1", "refills_in_order"),
+        ("UPDATE generations SET state = 'frozen', frozen_ms = 1", "no_generation_frozen_too_long"),
+        ("UPDATE usage_events SET operation = 'settle', final = true, id = 'h1'", "holds_end_once"),
+        ("DELETE FROM flush_batches", "batches_hash_chain"),
+        ("UPDATE flush_batches SET hash = '\\x00'", "batches_hash_chain"),
+        ("UPDATE shards SET state = 'lost' WHERE shard = 0", "no_shard_is_lost"),
+        ("UPDATE shards SET last_hash = '\\x00' WHERE last_batch > 0", "batches_hash_chain"),
+    ],
+)  # fmt: skip
+def test_a_change_by_hand_is_found(world: World, statement: str, line: str) -> None:
+    tamper(world, statement)
+    report = audit(world.engine, None)
+    found = {found.name: found for found in report.lines}[line]
+    assert found.discrepancies > 0
+    assert found.samples
+    assert not report.is_ok
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_redis_that_differs_by_one_is_found(world: World, change: int) -> None:
+    account = world.put("acme")
+    account.redis.hincrby(account.keys[0], "available", change)
+    assert world.wrong_lines() == {"redis_is_ledger": 1}
+
+
+def test_an_account_that_redis_lost_is_found(world: World) -> None:
+    account = world.put("acme")
+    account.redis.delete(account.keys[0])
+    assert world.wrong_lines() == {"redis_is_ledger": 1}
+
+
+def test_events_that_nobody_flushes_are_found_after_the_wait(world: World) -> None:
+    world.put("acme").debit("d2", 1)
+    assert world.wrong_lines() == {"events_reach_ledger": 1}
+
+
+def test_a_refill_that_is_still_on_its_way_is_no_difference(world: World) -> None:
+    world.grant("acme", 77, "late")
+    world.put("other")
+    assert world.wrong_lines() == {}
+
+
+def test_only_the_named_accounts_are_compared(world: World) -> None:
+    account = world.put("acme")
+    world.funded("other", 5)
+    account.redis.hincrby(account.keys[0], "available", 1)
+    report = audit(world.engine, world.client, accounts=["other"], wait_s=0)
+    assert report.is_ok
+
+
+def test_the_audit_is_exact_while_traffic_goes_on(world: World) -> None:
+    accounts = [world.funded(f"acct-{number}", 1_000_000) for number in range(4)]
+    stopping = threading.Event()
+    other = World(world.engine, world.client)
+
+    def spend() -> None:
+        number = 0
+        while not stopping.is_set():
+            number += 1
+            account = accounts[number % 4]
+            account.hold(f"h{number}", 9)
+            account.settle(f"h{number}", number % 12)
+            if number % 50 == 0:
+                other.grant(account.name, 3, f"more-{number}")
+                other.sender.run_once()
+
+    def flush() -> None:
+        while not stopping.is_set():
+            other.flusher.run_once()
+
+    threads = [threading.Thread(target=spend), threading.Thread(target=flush)]
+    for thread in threads:
+        thread.start()
+    try:
+        reports = [world.audit(wait_s=20) for _ in range(5)]
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join()
+    wrong = [line for report in reports for line in report.lines if not line.is_ok]
+    assert wrong == []
+    world.sender.run_once()
+    world.assert_sound()
+
+
+def test_drift_is_sampled_in_turn_and_shown(world: World) -> None:
+    for number in range(3):
+        world.funded(f"acct-{number}", 10)
+    metrics = WorkerMetrics(CollectorRegistry())
+    comparer = Comparer(world.engine, world.client, world.scripts, wait_s=0)
+    sampler = DriftSampler(comparer, metrics)
+    assert sampler.run_once() == 4
+    assert _value(metrics.drift) == 0
+    account = world.put("acct-1")
+    account.redis.hincrby(account.keys[0], "available", 5)
+    sampler.run_once()
+    assert _value(metrics.drift) == 5
+    assert _value(metrics.drift_accounts) == 4
+
+
+def _value(gauge: Any) -> float:
+    value: float = gauge.collect()[0].samples[0].value
+    return value
+
+
+def test_duplicates_and_restores_are_part_of_the_comparison(world: World) -> None:
+    account = world.put("acme")
+    (time,) = world.sql("SELECT (extract(epoch FROM now()) * 1000)::bigint")
+    id = f"{time:012x}"
+    id = f"{id[:8]}-{id[8:]}-7000-8000-000000000001"
+    account.debit(id, 30)
+    account.redis.delete(account.keys[6], account.keys[7])
+    account.debit(id, 30)
+    assert world.wrong_lines() == {"events_reach_ledger": 1}
+    world.flush()
+    assert world.wrong_lines() == {}
+    world.sender.run_once()
+    assert world.wrong_lines() == {}
