@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -101,9 +101,13 @@ def main(
                         accounts_at_most, say)  # fmt: skip
     outcome.show(outcomes, machine, Console(width=None if sys.stdout.isatty() else 200))
     if json_path:
-        results = [one.as_json() for one in outcomes]
-        json_path.write_text(json.dumps({"machine": machine, "outcomes": results}, indent=2))
+        _write(json_path, machine, outcomes)
     sys.exit(1 if any(one.mismatches for one in outcomes) else 0)
+
+
+def _write(path: Path, machine: Mapping[str, str], outcomes: Sequence[Outcome]) -> None:
+    results = [one.as_json() for one in outcomes]
+    path.write_text(json.dumps({"machine": machine, "outcomes": results}, indent=2))
 
 
 def _run(

@@ -41,7 +41,7 @@ def _line(row: UsageRow) -> str:
         f"{row.event_id.hex()}\x1f{event.account}\x1f{event.generation}\x1f{event.seq}\x1f"
         f"{event.operation.value}\x1f{event.id}\x1f{event.at_ms}\x1f{event.amount}\x1f"
         f"{event.total}\x1f{flags & (LATE | DEGRADED | FINAL)}\x1f"
-        f"{','.join(map(str, event.allocations))}\x1f{details.model or ''}\x1f"
+        f"{str(event.allocations)[1:-1].replace(' ', '')}\x1f{details.model or ''}\x1f"
         f"{'' if version is None else version}\x1f{details.of or ''}\n"
     )
 

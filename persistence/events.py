@@ -55,10 +55,10 @@ class Details(msgspec.Struct, gc=False):
     """
 
     model: str | None = None
-    usage: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    usage: msgspec.Raw = msgspec.Raw()
     price_version: str | int | None = None
-    scopes: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
-    metadata: msgspec.Raw = msgspec.field(default_factory=msgspec.Raw)
+    scopes: msgspec.Raw = msgspec.Raw()
+    metadata: msgspec.Raw = msgspec.Raw()
     of: str | None = None
     reason: str | None = None
 
@@ -97,7 +97,7 @@ def details_of(event: Event) -> Details:
 
 def is_given(value: msgspec.Raw) -> bool:
     """Tell whether there is JSON text that is not null."""
-    return bytes(value) not in (b"", b"null")
+    return len(value) > 0 and bytes(value) != b"null"
 
 
 def event_id(event: Event) -> bytes:
@@ -138,10 +138,10 @@ def _problem_of_amount(event: Event) -> str | None:
     flat, amount, operation = event.allocations, event.amount, event.operation
     if len(flat) % 2 or sum(flat[1::2]) != amount:
         return "the allocations do not sum to the amount"
-    if any(abs(part) > MAX_AMOUNT for part in flat) or abs(amount) > MAX_AMOUNT:
+    if flat and (max(flat) > MAX_AMOUNT or min(flat) < -MAX_AMOUNT or min(flat[::2]) < 0):
+        return "an allocation out of range"
+    if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
         return "an amount out of range"
-    if any(number < 0 for number in flat[::2]):
-        return "a grant number below zero"
     is_refund = operation is Operation.REFUND
     if (is_refund and amount > 0) or (not is_refund and amount < 0):
         return f"a {operation.value} of {amount}"

@@ -20,15 +20,16 @@ from persistence.chain import batch_hash, rows_digest, transfers_digest
 from persistence.database import now_ms
 from persistence.errors import BadEvent, ShardBusy
 from persistence.events import FIELD, decode_event
-from persistence.posting import BatchKey, DeadLetter, Entry, Posted, Posting, write_letter
+from persistence.letters import BatchKey, DeadLetter, Entry, write_letter
+from persistence.posting import Posted, Posting
 from persistence.tables import flush_batches
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
 
 _log: Final = logging.getLogger(__name__)
 
-RawEntry = tuple[bytes, dict[bytes, bytes]]
-"""A stream entry: its id and its fields."""
+RawEntry = tuple[bytes, list[bytes]]
+"""A stream entry: its id, and its fields and values in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ class Flusher:
     ) -> None:
         self._engine = engine
         self._redis = client
+        # The same connections, without redis-py's reworking of each entry.
+        self._streams = redis.Redis(connection_pool=client.connection_pool)
+        self._streams.set_response_callback("XRANGE", lambda reply, **_: reply)
         self._metrics = metrics
         self._batch_events = batch_events
         self._keep_ms = keep_seconds * 1000
@@ -137,7 +141,7 @@ class Flusher:
 
     def _read(self, state: _Shard) -> list[RawEntry]:
         stream = keys.stream(state.shard, state.epoch)
-        reply: Any = self._redis.xrange(
+        reply: Any = self._streams.xrange(
             stream, min=f"({state.cursor}", max="+", count=self._batch_events
         )
         return list(reply)
@@ -209,7 +213,7 @@ def _decoded(entries: list[RawEntry]) -> tuple[list[Entry], list[DeadLetter]]:
     good: list[Entry] = []
     unreadable: list[DeadLetter] = []
     for id, fields in entries:
-        raw = fields.get(FIELD, b"")
+        raw = fields[1] if len(fields) == 2 and fields[0] == FIELD else b"\0".join(fields)
         try:
             good.append((id.decode(), raw, decode_event(raw)))
         except BadEvent as error:

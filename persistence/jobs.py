@@ -123,9 +123,8 @@ class Job(threading.Thread):
 class RefillBell:
     """Waits for the ledger's word that there is a refill; if it cannot listen, for a while."""
 
-    def __init__(self, engine: Engine, stopping: threading.Event) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._stopping = stopping
         self._connection: psycopg.Connection[tuple[object, ...]] | None = None
 
     def wait(self, seconds: float) -> None:
@@ -136,7 +135,7 @@ class RefillBell:
                 return
         except (psycopg.Error, sa.exc.SQLAlchemyError, OSError):
             self.close()
-            self._stopping.wait(seconds)
+            time.sleep(seconds)
 
     def close(self) -> None:
         """Stop listening."""
@@ -171,8 +170,7 @@ class WorkerJobs:
     ) -> None:
         self._engine = engine
         self._metrics = metrics
-        self._stopping = threading.Event()
-        self._bell = RefillBell(engine, self._stopping)
+        self._bell = RefillBell(engine)
         self._opener = ShardOpener(engine, client, metrics)
         self._flusher = Flusher(
             engine,
@@ -181,28 +179,10 @@ class WorkerJobs:
             batch_events=settings.flush_batch_events,
             keep_seconds=settings.stream_keep_seconds,
         )
-        sender = RefillSender(engine, client, scripts, metrics)
-        loader = AccountLoader(
-            engine, client, scripts, RefillSender(engine, client, scripts, metrics), metrics
-        )
-        sweeper = Sweeper(engine, client, scripts, metrics)
-        comparer = Comparer(engine, client, scripts, wait_s=_DRIFT_WAIT_S)
-        drift = DriftSampler(comparer, metrics)
-        flush_s = settings.flush_interval_ms / 1000
         self.jobs: Final = [
             self._job("shards", self._opener.run_once, 1.0),
-            self._job("flush", self._flush, flush_s, is_eager=True),
-            Job(
-                "refills",
-                sender.run_once,
-                metrics,
-                interval_s=_REFILL_POLL_S,
-                is_eager=True,
-                wait=self._bell.wait,
-            ),
-            self._job("asks", lambda: loader.answer_asks(_ASK_WAIT_S) + 1, 0.0, is_eager=True),
-            self._job("sweep", sweeper.run_once, 1.0, is_eager=True),
-            self._job("drift", drift.run_once, 5.0),
+            self._job("flush", self._flush, settings.flush_interval_ms / 1000, is_eager=True),
+            *self._account_jobs(client, scripts),
             self._job("partitions", self._partitions, 3600.0),
             self._job("dead_letters", self._dead_letters, 5.0),
             *(self._job(name, work, wait_s, is_eager=True) for name, work, wait_s in others),
@@ -228,7 +208,6 @@ class WorkerJobs:
         Takes at most about `grace_s` seconds. What is left stays in Redis for the next worker.
         """
         deadline = time.monotonic() + grace_s
-        self._stopping.set()
         for job in self.jobs:
             job.stop()
         for job in self.jobs:
@@ -240,10 +219,30 @@ class WorkerJobs:
             _log.warning("not drained", extra={"error": _first_line(error)})
             return False
 
+    def _account_jobs(self, client: redis.Redis, scripts: Scripts) -> list[Job]:
+        engine, metrics = self._engine, self._metrics
+        sender, asked = (RefillSender(engine, client, scripts, metrics) for _ in range(2))
+        loader = AccountLoader(engine, client, scripts, asked, metrics)
+        sweeper = Sweeper(engine, client, scripts, metrics)
+        drift = DriftSampler(Comparer(engine, client, scripts, wait_s=_DRIFT_WAIT_S), metrics)
+        return [
+            self._job("refills", sender.run_once, _REFILL_POLL_S, wait=self._bell.wait),
+            # Waiting for asks is its work: it is never idle.
+            self._job("asks", lambda: loader.answer_asks(_ASK_WAIT_S) + 1, 0.0, is_eager=True),
+            self._job("sweep", sweeper.run_once, 1.0, is_eager=True),
+            self._job("drift", drift.run_once, 5.0),
+        ]
+
     def _job(
-        self, name: str, work: Callable[[], int], interval_s: float, *, is_eager: bool = False
+        self,
+        name: str,
+        work: Callable[[], int],
+        interval_s: float,
+        *,
+        is_eager: bool = False,
+        wait: Callable[[float], object] | None = None,
     ) -> Job:
-        return Job(name, work, self._metrics, interval_s=interval_s, is_eager=is_eager)
+        return Job(name, work, self._metrics, interval_s=interval_s, is_eager=is_eager, wait=wait)
 
     def _flush(self) -> int:
         """Flush every shard once; events that came meanwhile wait for the interval."""

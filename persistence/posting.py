@@ -21,38 +21,11 @@ from persistence.database import is_poison
 from persistence.errors import BadEvent
 from persistence.events import Event, details_of, event_id
 from persistence.generations import RefillKind, add_refill
+from persistence.letters import BatchKey, DeadLetter, Entry, known_repeats, sequenced, write_letter
 from persistence.rollup import GenerationKey, Numbers, Sums, UnknownGrant, apply_sums, roll_up
-from persistence.tables import dead_letters, duplicate_events
+from persistence.tables import duplicate_events
 from persistence.transfers import SUSPENSE, Transfer, ledger_account, post
 from persistence.usage_copy import COLUMNS, UsageRow, encode_rows
-
-Entry = tuple[str, bytes, Event]
-"""Stream id, the raw field, and the event in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchKey:
-    """Which batch this is: part of every row that it writes."""
-
-    shard: int
-    batch: int
-    at_ms: int
-
-    @property
-    def reference(self) -> str:
-        """What its transfers refer to."""
-        return f"flush:{self.shard}:{self.batch}"
-
-
-@dataclass(slots=True)
-class DeadLetter:
-    """An entry that could not be posted, and why."""
-
-    stream_id: str
-    raw: bytes
-    reason: str
-    error: str
-    event: Event | None = None
 
 
 @dataclass(slots=True)
@@ -85,7 +58,7 @@ class Posting:
     def post(self, entries: Sequence[Entry]) -> Posted:
         """Post `entries`; what is out of sequence or refused is in `dead` of the answer."""
         seqs = self._lock_generations(entries)
-        good, bad = _sequenced(entries, seqs)
+        good, bad = sequenced(entries, seqs)
         posted = self._post_or_halve(good)
         self._suspend(posted)
         self._bury_bad(bad, posted)
@@ -199,7 +172,7 @@ class Posting:
         """Bury what was refused, all of it at once, and move its amounts to `suspense`."""
         sums: dict[GenerationKey, Sums] = {}
         for letter in posted.dead:
-            self._write_letter(letter)
+            write_letter(self._connection, self._key, letter)
             event = letter.event
             assert event is not None
             entry = sums.setdefault((event.account, event.generation), Sums())
@@ -209,13 +182,13 @@ class Posting:
 
     def _bury_bad(self, bad: Sequence[DeadLetter], posted: Posted) -> None:
         """Bury what is out of sequence, but for exact repeats of what the ledger has."""
-        known = self._known_repeats(bad)
+        known = known_repeats(self._connection, bad)
         sums: dict[GenerationKey, Sums] = {}
         for letter in bad:
             if letter.stream_id in known:
                 posted.replayed += 1
                 continue
-            self._write_letter(letter)
+            write_letter(self._connection, self._key, letter)
             posted.dead.append(letter)
             event = letter.event
             if event is not None and (event.account, event.generation) in self._numbers:
@@ -223,69 +196,6 @@ class Posting:
                 entry.suspended += event.amount
                 entry.is_frozen = True
         posted.transfers += self._apply(sums)
-
-    def _known_repeats(self, bad: Sequence[DeadLetter]) -> set[str]:
-        known = set()
-        for letter in bad:
-            event = letter.event
-            if event is None or letter.reason != "regression":
-                continue
-            values = {
-                "event_id": event_id(event).hex(),
-                "account": event.account,
-                "generation": event.generation,
-                "seq": event.seq,
-                "amount": event.amount,
-            }
-            if self._connection.scalar(_IS_KNOWN, values):
-                known.add(letter.stream_id)
-        return known
-
-    def _write_letter(self, letter: DeadLetter) -> None:
-        write_letter(self._connection, self._key, letter)
-
-
-def write_letter(connection: Connection, key: BatchKey, letter: DeadLetter) -> None:
-    """Write a dead letter into its table."""
-    event = letter.event
-    connection.execute(
-        dead_letters.insert().values(
-            shard=key.shard,
-            stream_id=letter.stream_id,
-            raw=letter.raw,
-            reason=letter.reason,
-            error=letter.error,
-            account=event and event.account,
-            generation=event and event.generation,
-            seq=event and event.seq,
-            amount=event and event.amount,
-            created_ms=key.at_ms,
-        )
-    )
-
-
-def _sequenced(
-    entries: Sequence[Entry], seqs: dict[GenerationKey, int]
-) -> tuple[list[Entry], list[DeadLetter]]:
-    """Divide entries into those that follow on in their generation and those that do not."""
-    good: list[Entry] = []
-    bad: list[DeadLetter] = []
-    for entry in entries:
-        stream_id, raw, event = entry
-        key = (event.account, event.generation)
-        last = seqs.get(key)
-        if last is not None and event.seq == last + 1:
-            seqs[key] = event.seq
-            good.append(entry)
-            continue
-        if last is None:
-            reason, error = "unknown_generation", "the ledger has no such generation"
-        elif event.seq <= last:
-            reason, error = "regression", f"seq {event.seq} after {last}"
-        else:
-            reason, error = "gap", f"seq {event.seq} after {last}"
-        bad.append(DeadLetter(stream_id, raw, reason, error, event))
-    return good, bad
 
 
 def _first_line(error: Exception) -> str:
@@ -317,14 +227,5 @@ _INSERT: Final = sa.text(
         ON CONFLICT DO NOTHING RETURNING event_id
     )
     SELECT string_agg(uuid_send(event_id), ''::bytea) FROM inserted
-    """
-)
-
-_IS_KNOWN: Final = sa.text(
-    """
-    SELECT EXISTS (
-        SELECT FROM usage_events
-        WHERE event_id = CAST(:event_id AS uuid) AND account = :account
-            AND generation = :generation AND seq = :seq AND amount = :amount)
     """
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -59,20 +60,24 @@ def _append_row(parts: list[bytes], row: UsageRow, shard: int, batch: int) -> No
         1, flags & DEGRADED != 0, 1, flags & FINAL != 0,
     )  # fmt: skip
     parts.append(fixed)
-    for text in (event.account, event.operation.value, event.id):
-        data = text.encode()
-        parts.append(_LENGTH(len(data)))
-        parts.append(data)
-    parts.append(_array(event.allocations))
-    version = details.price_version
-    parts.append(_text(details.model))
-    parts.append(_text(None if version is None else str(version)))
-    parts.append(_text(details.of))
-    parts.append(_text(details.reason))
-    for json in (details.usage, details.scopes, details.metadata):
-        parts.append(_json(json))
+    id, version = event.id.encode(), details.price_version
+    parts += (
+        _text(event.account),
+        _text(event.operation.value),
+        _LENGTH(len(id)),
+        id,
+        _array(event.allocations),
+        _text(details.model),
+        _text(None if version is None else str(version)),
+        _text(details.of),
+        _text(details.reason),
+        _json(details.usage),
+        _json(details.scopes),
+        _json(details.metadata),
+    )
 
 
+@lru_cache(maxsize=8192)  # accounts, models and price versions come again and again
 def _text(value: str | None) -> bytes:
     if value is None:
         return _NULL
@@ -95,6 +100,8 @@ def _array(values: list[int]) -> bytes:
     if not count:
         return _EMPTY_ARRAY
     layout = _ARRAYS.get(count) or _array_layout(count)
+    if count == 2:  # one grant, nearly always
+        return layout.pack(44, 1, 0, 20, 2, 1, 8, values[0], 8, values[1])
     flat: list[int] = []
     for value in values:
         flat += (8, value)

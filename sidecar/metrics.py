@@ -56,7 +56,7 @@ class MeterMetrics:
         )
         self.http_refusals: Final = Counter(
             "credits_http_refusals_total",
-            "Requests refused before a decision, by error code.",
+            "Requests refused, before a decision or by it, by error code.",
             ("code",),
             registry=registry,
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -74,10 +78,17 @@ def _tries(plan: Plan, data_dir: Path) -> list[str]:
         *_buy(plan),
         "# metrics, balances, and the proof that nothing was lost",
         f"curl{hot_options} {hot}/metrics",
-        f"credit-sidecar balance demo --data-dir {data_dir}",
-        f"credit-sidecar audit --data-dir {data_dir}",
+        f"{_program()} balance demo --data-dir {shlex.quote(str(data_dir))}",
+        f"{_program()} audit --data-dir {shlex.quote(str(data_dir))}",
     ]
     return [f"  {line}" for line in lines]
+
+
+def _program() -> str:
+    """Return how the reader can call this program: by its name only where that is found."""
+    if shutil.which("credit-sidecar"):
+        return "credit-sidecar"
+    return shlex.quote(os.path.relpath(sys.argv[0]))
 
 
 def _buy(plan: Plan) -> list[str]:

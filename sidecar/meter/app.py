@@ -134,7 +134,11 @@ class MeterApp:
         return json_answer({"results": await self._decider.batch(decoded.operations)})
 
     async def _gate(self, request: Request) -> Response:
-        return await gate.answer(request.headers, self._decider)
+        response = await gate.answer(request.headers, self._decider)
+        code = response.headers.get(gate.ERROR_HEADER)
+        if code is not None:
+            self._metrics.http_refusals.labels(code).inc()
+        return response
 
     async def _healthz(self, _: Request) -> Response:
         return json_answer({"status": "ok"})

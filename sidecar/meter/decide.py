@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,14 +20,6 @@ from sidecar.pricing.book import PriceBook
 from sidecar.scripts import Scripts
 
 log: Final = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP status and the JSON object that goes with it."""
-
-    http: int
-    body: dict[str, Any]
 
 
 class Decider:

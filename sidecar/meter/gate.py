@@ -17,6 +17,7 @@ from sidecar.meter.decide import Decider
 from sidecar.meter.operations import OPERATIONS
 from sidecar.web import json_answer, refusal_answer
 
+ERROR_HEADER: Final = "X-Credit-Error"
 _NUMBER: Final = re.compile(r"^(0|[1-9][0-9]{0,15})\Z")
 _FIELDS: Final = {
     "account": "X-Credit-Account",
@@ -38,7 +39,7 @@ async def answer(headers: Headers, decider: Decider) -> Response:
         if refusal.param in _FIELDS:
             refusal.param = _FIELDS[refusal.param]
         response = refusal_answer(refusal)
-        response.headers["X-Credit-Error"] = refusal.code.value
+        response.headers[ERROR_HEADER] = refusal.code.value
         response.status_code = deny_status or response.status_code
         return response
     return json_answer(held, headers={"X-Credit-Hold": held["id"]})

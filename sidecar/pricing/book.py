@@ -1,8 +1,9 @@
 """The price book: what each meter of each model costs, and the amount of a usage.
 
 Rates are kept as integer attocredits for one unit (1 microcredit = 10^12 attocredits), so a price
-of a millionth of a microcredit for a million tokens is still exact. An amount is rounded up to microcredits once,
-at the end: no usage is ever given away, and none is charged more than one microcredit too much.
+of a millionth of a microcredit for a million tokens is still exact. An amount is rounded up to
+microcredits once, at the end: no usage is ever given away, and none is charged more than one
+microcredit too much.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def _book(data: dict[str, Any]) -> PriceBook:
             model: Price(version, _rates(f"{version}, {model}", _object(scales, model)))
             for model, scales in models.items()
         }
-    return PriceBook(version, versions)
+    return PriceBook(next(reversed(versions)), versions)
 
 
 def _rates(place: str, scales: dict[str, Any]) -> dict[str, int]:

@@ -28,12 +28,18 @@ from tests.lua.support import Account
 T = TypeVar("T")
 
 
+def metric(collector: Any) -> float:
+    """Return the value of a metric without labels."""
+    value: float = collector.collect()[0].samples[0].value
+    return value
+
+
 class World:
     """One worker's parts over one Redis and one database."""
 
     def __init__(self, engine: Engine, client: redis.Redis, *, batch_events: int = 5_000) -> None:
         self.engine = engine
-        self.client = client
+        self.client: Any = client  # redis-py types each reply as one that may be awaitable
         self.scripts = load_scripts()
         self.metrics = WorkerMetrics(CollectorRegistry())
         self.opener = ShardOpener(engine, client, self.metrics)

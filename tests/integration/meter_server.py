@@ -26,7 +26,7 @@ import redis
 
 from sidecar import keys
 from sidecar.domain import burn_order
-from sidecar.scripts import ScriptRunner, load_scripts
+from sidecar.scripts import load_scripts
 from tests.conftest import free_port
 
 SHARDS: Final = 4
@@ -134,7 +134,6 @@ class Ledger:
 
     def __init__(self, client: redis.Redis) -> None:
         self.redis = client
-        self._runner = ScriptRunner(client)
         self._scripts = load_scripts()
         self._refills: dict[str, int] = {}
         self._grants = 0
@@ -153,10 +152,9 @@ class Ledger:
         status: str = "active",
         reason: str = "",
     ) -> str:
-        """Make an account with a grant of each amount, and return its name."""
-        self._refill(name, "open", status, overdraft, reason)
-        for amount in amounts:
-            self.grant(name, amount)
+        """Make an account with a grant of each amount, in one step, and return its name."""
+        opened = ("open", (status, overdraft, reason))
+        self._refill(name, opened, *(("grant", self._grant(amount)) for amount in amounts))
         return name
 
     def grant(
@@ -170,18 +168,18 @@ class Ledger:
         expires_at_ms: int | None = None,
     ) -> None:
         """Add a grant to an account."""
-        self._grants += 1
-        order = burn_order(priority, expires_at_ms, category, self._grants)
-        id = id or f"grant-{self._grants}"
-        self._refill(name, "grant", self._grants, amount, order, id)
+        grant = self._grant(
+            amount, id, category=category, priority=priority, expires_at_ms=expires_at_ms
+        )
+        self._refill(name, ("grant", grant))
 
     def take(self, name: str, amount: int) -> None:
         """Carry out a negative adjustment."""
-        self._refill(name, "take", amount, 0)
+        self._refill(name, ("take", (amount, 0)))
 
     def set_status(self, name: str, status: str, overdraft: int = 0, reason: str = "") -> None:
         """Suspend, resume or close an account, and set its overdraft limit."""
-        self._refill(name, "status", status, overdraft, reason)
+        self._refill(name, ("status", (status, overdraft, reason)))
 
     def expire_now(self, name: str, member: str) -> None:
         """Let the time of a hold (`h:<id>`) or a grant (`g:<number>`) have come."""
@@ -220,11 +218,28 @@ class Ledger:
             return expires_at_ms, self.redis.xrange(name)
         return expires_at_ms, self.redis.zrange(name, 0, -1, withscores=True)
 
-    def _refill(self, name: str, verb: str, *args: str | int) -> None:
-        number = self._refills[name] = self._refills.get(name, 0) + 1
-        script = getattr(self._scripts, verb)
-        reply = self._runner.call(script, self.keys_of(name), (EPOCH, 1, number, *args))
-        assert reply[0] == b"applied", reply
+    def _grant(
+        self,
+        amount: int,
+        id: str = "",
+        *,
+        category: str = "paid",
+        priority: int = 50,
+        expires_at_ms: int | None = None,
+    ) -> tuple[str | int, ...]:
+        self._grants += 1
+        order = burn_order(priority, expires_at_ms, category, self._grants)
+        return self._grants, amount, order, id or f"grant-{self._grants}"
+
+    def _refill(self, name: str, *refills: tuple[str, tuple[str | int, ...]]) -> None:
+        names = self.keys_of(name)
+        pipeline = self.redis.pipeline(transaction=True)
+        for verb, args in refills:
+            number = self._refills[name] = self._refills.get(name, 0) + 1
+            text = getattr(self._scripts, verb).text
+            pipeline.eval(text, len(names), *names, EPOCH, 1, number, *args)
+        replies = pipeline.execute()
+        assert all(reply[0] == b"applied" for reply in replies), replies
 
 
 class Event:
@@ -328,17 +343,6 @@ class Answerer:
             self.load(account)
         if outcome != "silent":
             self.ledger.redis.publish(channel, f"{account} {outcome}")
-
-
-def wait_until_listening(client: redis.Redis, sidecars: int = 1) -> None:
-    """Wait until so many sidecars hear the answers of workers."""
-    pattern = f"{keys.ANSWER_CHANNEL_PREFIX}*"
-
-    def is_heard() -> bool:
-        channels: Any = client.pubsub_channels(pattern)
-        return len(channels) >= sidecars
-
-    eventually(is_heard, "the subscription")
 
 
 @contextlib.contextmanager

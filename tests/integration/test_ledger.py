@@ -66,9 +66,7 @@ def test_a_grant_is_a_transfer_in_and_a_transfer_lent(world: World) -> None:
     world.put("acme")
     row = world.grant("acme", 100, category=Category.PROMO, reference="spring")
     moves = world.run(lambda c: transfer_rows(c, "acme")).rows
-    assert [
-        (m["debit_account"], m["credit_account"], m["amount"], m["kind"]) for m in moves
-    ] == [
+    assert [(m["debit_account"], m["credit_account"], m["amount"], m["kind"]) for m in moves] == [
         ("available:acme", "lent:acme:1", 100, "lend"),
         ("source:promo", "available:acme", 100, "grant"),
     ]

@@ -18,7 +18,7 @@ from persistence.grants import add_adjustment
 from sidecar import keys
 from sidecar.domain import AccountStatus, Category
 from sidecar.metrics import WorkerMetrics
-from tests.integration.ledger_world import World
+from tests.integration.ledger_world import World, metric
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_opening_writes_a_fence_for_every_shard_and_says_which_ledger_it_is(worl
     assert len(opened.opened) == keys.SHARDS
     info = world.client.info("server")
     fence = world.client.hgetall(keys.fence(0))
-    assert (fence[b"epoch"], fence[b"run_id"].decode()) == (b"1", info["run_id"])  # type: ignore[index]
+    assert (fence[b"epoch"], fence[b"run_id"].decode()) == (b"1", info["run_id"])
     (ledger,) = world.sql("SELECT ledger_id::text FROM ledger")
     meta = world.client.hgetall(keys.META)
     assert meta == {b"shards": b"64", b"ledger": ledger.encode()}
@@ -83,7 +83,7 @@ def test_after_a_restart_with_the_data_the_fence_names_the_new_process(world: Wo
     world.opener.run_once()
     info = world.client.info("server")
     fence = world.client.hget(keys.fence(account.shard), "run_id")
-    assert fence == info["run_id"].encode()  # type: ignore[index]
+    assert fence == info["run_id"].encode()
 
 
 def test_a_redis_that_lost_its_data_is_not_trusted(world: World) -> None:
@@ -93,7 +93,7 @@ def test_a_redis_that_lost_its_data_is_not_trusted(world: World) -> None:
     assert opened.lost == [account.shard]
     assert world.sql("SELECT shard FROM shards WHERE state = 'lost'") == [account.shard]
     assert not world.client.exists(keys.fence(account.shard))
-    assert world.metrics.fenced_shards.collect()[0].samples[0].value == 1
+    assert metric(world.metrics.fenced_shards) == 1
     world.grant("acme", 5, "g2")
     assert world.sender.run_once() == 0
     assert account.balance() == ["unknown"]
@@ -116,7 +116,7 @@ def test_a_lost_shard_opens_again_when_its_redis_is_back(world: World) -> None:
     world.client.delete(keys.fence(account.shard))
     world.opener.run_once()
     assert world.sql("SELECT count(*) FROM shards WHERE state = 'lost'") == [1]
-    for name, value in fence.items():  # type: ignore[union-attr]
+    for name, value in fence.items():
         world.client.hset(keys.fence(account.shard), name, value)
     world.opener.run_once()
     assert world.sql("SELECT count(*) FROM shards WHERE state = 'lost'") == [0]
@@ -163,9 +163,14 @@ def test_a_worker_that_dies_between_sending_and_marking_does_no_harm(
 ) -> None:
     account = world.funded(amount=100)
     world.grant("acme", 50, "g2")
+
+    def die(_: object) -> int:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
-        patched.setattr(world.sender, "_mark", lambda _: 0)
-        world.sender.send(["acme"])
+        patched.setattr(world.sender._rows, "mark", die)
+        with pytest.raises(KeyboardInterrupt):
+            world.sender.send(["acme"])
     assert (account.balance()[2], pending(world)) == (150, 1)
     world.sender.run_once()
     assert (account.balance()[2], pending(world)) == (150, 0)
@@ -278,4 +283,4 @@ def test_the_lag_of_refills_is_seen(world: World) -> None:
     world.client.delete(world.put("acme").keys[0])
     world.sender._metrics = metrics
     world.sender.run_once()
-    assert metrics.refill_lag_seconds.collect()[0].samples[0].value > 1_000
+    assert metric(metrics.refill_lag_seconds) > 1_000

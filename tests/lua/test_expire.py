@@ -135,3 +135,18 @@ def test_whatever_call_comes_first_ends_what_is_due(account: Account) -> None:
     assert account.debit("d", 1) == ["insufficient", 0, 0]
     assert account.events()[0].operation == "expire"
     check_consistent(account)
+
+
+def test_what_is_due_at_this_very_millisecond_is_due(account: Account) -> None:
+    account.open()
+    account.grant(1, 100)
+    for n in range(17):
+        account.hold(f"h{n}", 1)
+    due_ms = account.now_ms() + 20
+    for n in range(17):
+        account.due(f"h:h{n}", due_ms)
+    seen: list[tuple[int, list[int | str]]] = []
+    while not seen or seen[-1][0] <= due_ms:
+        seen.append((account.now_ms(), account.expire()))
+    assert ["done", 0, due_ms] not in [reply for at_ms, reply in seen if at_ms >= due_ms]
+    assert account.number("held") == 0

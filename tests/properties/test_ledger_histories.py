@@ -1,8 +1,8 @@
 """The same random histories with the ledger: grants and adjustments come as refills, events go to
 Postgres, and in the end every credit is where the model says, in Redis and in the ledger.
 
-The worker's parts are driven by hand, flushes fall anywhere between the calls, and small batches cut
-histories anywhere. All histories are in one ledger, which is audited as a whole.
+The worker's parts are driven by hand, flushes fall anywhere between the calls, and small batches
+cut histories anywhere. All histories are in one ledger, which is audited as a whole.
 """
 
 from __future__ import annotations
@@ -106,11 +106,9 @@ class LedgerHistories(ScriptHistories):
             "SELECT operation, id, amount, total FROM usage_events WHERE account = :a ORDER BY seq",
             a=self.account.name,
         )
-        expected = [event for event in self.model.events if event[0] in USAGE]
-        assert rows == [event[:4] for event in expected]
-        assert sum(row[2] for row in rows) == self.acknowledged, (
-            "acknowledged is not what is posted"
-        )
+        assert rows == [event[:4] for event in self.model.events]
+        posted = sum(amount for operation, _, amount, _ in rows if operation in USAGE)
+        assert posted == self.acknowledged, "what was acknowledged is not what was posted"
         self._check_grants()
         report = audit(self.world.engine, self.client, accounts=[self.account.name], wait_s=0)
         assert [line for line in report.lines if not line.is_ok] == []
@@ -158,7 +156,7 @@ class LedgerHistories(ScriptHistories):
         reply = super()._call(verb, *args, **options)
         if reply[:2] == ["held", 0] and verb == "hold":
             self.totals[args[0]] = 0
-        if reply[1] != 0 or reply[0] not in ("settled", "held", "debited", "refunded"):
+        if reply[1:2] != [0] or reply[0] not in ("settled", "held", "debited", "refunded"):
             return reply
         if verb == "settle":
             self.acknowledged += reply[2] - self.totals[args[0]]

@@ -215,7 +215,7 @@ class ScriptHistories(RuleBasedStateMachine):
         self.id_count += 1
         available = self.model.available()
         expected = getattr(self.model, verb)(*args, **options)
-        reply = getattr(self.account, verb)(*args, **options)
+        reply: Reply = getattr(self.account, verb)(*args, **options)
         self._compare(reply, expected)
         if verb != "expire":
             self.requests.append((verb, args, options))

@@ -127,7 +127,7 @@ def test_an_id_of_an_event_is_a_uuid7_of_its_time() -> None:
 
 
 def test_ids_are_made_of_the_place_in_the_generation() -> None:
-    places = [{}, {"seq": 2}, {"generation": 2}, {"account": "other"}]
+    places: list[dict[str, Any]] = [{}, {"seq": 2}, {"generation": 2}, {"account": "other"}]
     assert len({id_of(**place) for place in places}) == len(places)
     assert id_of() == id_of(id="another", amount=3, allocations=[1, 3])
 
@@ -140,12 +140,12 @@ def test_a_uuid7_of_the_caller_is_the_same_event_in_another_generation() -> None
 
 def test_one_id_means_different_events_in_other_accounts_and_operations() -> None:
     id = uuid7(AT_MS)
-    refund = {"operation": "refund", "amount": -1, "allocations": [1, -1]}
+    refund: dict[str, Any] = {"operation": "refund", "amount": -1, "allocations": [1, -1]}
     assert len({id_of(id=id), id_of(id=id, account="b"), id_of(id=id, **refund)}) == 3
 
 
 def test_each_step_of_a_settle_has_its_own_id() -> None:
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"total": 10, "flags": 0},
         {"total": 20, "flags": 0},
         {"total": 20, "flags": 4},
@@ -193,5 +193,6 @@ def test_a_copy_has_a_header_its_rows_and_a_trailer() -> None:
     read = event()
     row = UsageRow(event_id(read), read, details_of(read))
     one, two = encode_rows([row], 1, 2), encode_rows([row, row], 1, 2)
-    assert one.startswith(b"PGCOPY\n\xff\r\n\0") and one.endswith(b"\xff\xff")
+    assert one.startswith(b"PGCOPY\n\xff\r\n\0")
+    assert one.endswith(b"\xff\xff")
     assert len(two) - len(one) == len(one) - len(encode_rows([], 1, 2))
