@@ -88,6 +88,8 @@ def _program() -> str:
     """Return how the reader can call this program: by its name only where that is found."""
     if shutil.which("credit-sidecar"):
         return "credit-sidecar"
+    if Path(sys.argv[0]).name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m sidecar"
     return shlex.quote(os.path.relpath(sys.argv[0]))
 
 

@@ -20,8 +20,7 @@ DEFAULTS: Final = {
 
 FAKE_STRIPE_KEY: Final = "sk_test_dev"
 
-_WORKER_PORT: Final = 8790
-_FAKE_STRIPE_PORT: Final = 8789
+_CONTROL_PORT: Final = 8788
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,13 @@ def make_plan(
         given["CREDITS_CONTROL_LISTEN"] = f"127.0.0.1:{control_port}"
     defaults = {name: value for name, value in DEFAULTS.items() if name not in given}
     chosen: dict[str, str] = {}
+    # Beside the control port, so that two of these with ports of their own do not meet.
+    beside = _port_of(given.get("CREDITS_CONTROL_LISTEN", "")) or _CONTROL_PORT
     if "CREDITS_WORKER_LISTEN" not in given:
-        chosen["CREDITS_WORKER_LISTEN"] = f"127.0.0.1:{_port_near(_WORKER_PORT)}"
+        chosen["CREDITS_WORKER_LISTEN"] = f"127.0.0.1:{_port_near(beside + 2)}"
     fake_stripe = None
     if not {"CREDITS_STRIPE_SECRET_KEY", "CREDITS_STRIPE_API_BASE"} & given.keys():
-        fake_stripe = f"127.0.0.1:{_port_near(_FAKE_STRIPE_PORT)}"
+        fake_stripe = f"127.0.0.1:{_port_near(beside + 1)}"
         chosen["CREDITS_STRIPE_API_BASE"] = f"http://{fake_stripe}"
         chosen["CREDITS_STRIPE_SECRET_KEY"] = FAKE_STRIPE_KEY
     variables = {**defaults, **chosen, **given}
@@ -71,6 +72,11 @@ def make_plan(
     )
 
 
+def _port_of(address: str) -> int | None:
+    port = address.rpartition(":")[2]
+    return int(port) if port.isascii() and port.isdigit() else None
+
+
 def _refuse_taken(variable: str, option: str, address: str) -> None:
     if address.startswith("unix:"):
         return
@@ -84,7 +90,7 @@ def _refuse_taken(variable: str, option: str, address: str) -> None:
 
 def _port_near(port: int) -> int:
     """Return `port`, or when it is taken any that is free."""
-    if _is_free("127.0.0.1", port):
+    if port < 65_536 and _is_free("127.0.0.1", port):
         return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -89,6 +89,11 @@ REORDERED: Final = (
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("extend", "if more > 0 then", "if more >= 0 then"): "burning nothing changes nothing",
+    (
+        "settle",
+        "local overdrawn = math.min(lacking, pool_part(rest))",
+        "local overdrawn = math.min(lacking, total_of(rest))",
+    ): "with something lacking no grant has a rest",
     ("prelude", "local now_ms = 0", "local now_ms = 1"): "the clock is read before it is used",
     (
         "prelude",

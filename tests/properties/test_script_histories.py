@@ -219,7 +219,9 @@ class ScriptHistories(RuleBasedStateMachine):
         self._compare(reply, expected)
         if verb != "expire":
             self.requests.append((verb, args, options))
-        if verb in ("hold", "extend") and reply[:2] == ["held", 0]:
+        # An extend without a time answers the instant that the record has: no time passes there.
+        has_time = verb == "hold" or (verb == "extend" and args[2])
+        if has_time and reply[:2] == ["held", 0]:
             self.model.records[args[0]].ends_at_ms = reply[4] + self.passed_ms
         if verb in ("hold", "extend", "debit") and self.model.available() < available:
             # I2: whatever it is allowed, it never goes beyond the overdraft.
