@@ -52,6 +52,10 @@ class Settings(Protocol):
     def stream_keep_seconds(self) -> int:
         """How long flushed events stay in the stream."""
 
+    @property
+    def allow_unsafe_redis(self) -> bool:
+        """Whether to work on a Redis that may forget."""
+
 
 class Job(threading.Thread):
     """Runs `work` again and again until it is stopped.
@@ -171,7 +175,9 @@ class WorkerJobs:
         self._engine = engine
         self._metrics = metrics
         self._bell = RefillBell(engine)
-        self._opener = ShardOpener(engine, client, metrics)
+        self._opener = ShardOpener(
+            engine, client, metrics, is_unsafe_allowed=settings.allow_unsafe_redis
+        )
         self._flusher = Flusher(
             engine,
             client,

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from persistence.errors import RedisMismatch
 from persistence.generations import OPENING_LOCK
 from sidecar import keys
+from sidecar.durable import require_durable
 from sidecar.metrics import WorkerMetrics
 
 _log: Final = logging.getLogger(__name__)
@@ -44,19 +45,29 @@ class Opened:
 class ShardOpener:
     """Opens shards and keeps their fences. Several workers may run one."""
 
-    def __init__(self, engine: Engine, client: redis.Redis, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        client: redis.Redis,
+        metrics: WorkerMetrics,
+        *,
+        is_unsafe_allowed: bool = False,
+    ) -> None:
         self._engine = engine
         self._redis = client
         self._metrics = metrics
+        self._is_unsafe_allowed = is_unsafe_allowed
         self._lost: list[int] = []
 
     def open_shards(self) -> Opened:
         """Bring every shard to what Redis shows: open, opened for the first time, or lost.
 
         A shard whose fence is gone is `lost`, unless no account of it ever had anything in Redis.
-        Raises `RedisMismatch` when Redis belongs to another ledger, and the errors of SQLAlchemy
-        and redis-py.
+        Raises `SettingsError` when Redis may forget, `RedisMismatch` when it belongs to another
+        ledger, and the errors of SQLAlchemy and redis-py.
         """
+        if not self._is_unsafe_allowed:
+            require_durable(dict(self._redis.info()))
         with self._engine.connect() as connection:
             # Held over commit and fences: two workers that open at once must not mix them.
             connection.execute(sa.text("SELECT pg_advisory_lock(:k)"), {"k": OPENING_LOCK})

@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from sidecar import keys
+from sidecar.durable import require_durable
 from sidecar.errors import ErrorCode, Refusal, SettingsError, StoreUnavailable
 from sidecar.meter.loader import AccountLoader
 from sidecar.metrics import MeterMetrics
@@ -220,24 +221,3 @@ class Store:
         """Close all connections."""
         await self._loader.close()
         await self._client.aclose()
-
-
-def require_durable(info: dict[str, Any]) -> None:
-    """Refuse a Redis that would forget credits: raises `SettingsError` naming its setting.
-
-    `info` is what `INFO persistence memory` says.
-    """
-    problems = []
-    if not int(info.get("aof_enabled", 0)):
-        problems.append("appendonly is no: a restart loses what was spent (set appendonly yes)")
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        problems.append(
-            f"maxmemory-policy is {policy}: Redis would evict balances (set noeviction)"
-        )
-    if problems:
-        raise SettingsError(
-            "This Redis is not safe for credits: "
-            + "; ".join(problems)
-            + ". Set CREDITS_ALLOW_UNSAFE_REDIS=true to run on it all the same."
-        )

@@ -42,7 +42,7 @@ class World:
         self.client: Any = client  # redis-py types each reply as one that may be awaitable
         self.scripts = load_scripts()
         self.metrics = WorkerMetrics(CollectorRegistry())
-        self.opener = ShardOpener(engine, client, self.metrics)
+        self.opener = ShardOpener(engine, client, self.metrics, is_unsafe_allowed=True)
         self.sender = RefillSender(engine, client, self.scripts, self.metrics)
         self.flusher = Flusher(engine, client, self.metrics, batch_events=batch_events)
         self.sweeper = Sweeper(engine, client, self.scripts, self.metrics)

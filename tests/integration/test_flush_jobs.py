@@ -23,6 +23,7 @@ class Settings:
     flush_interval_ms: int = 20
     flush_batch_events: int = 100
     stream_keep_seconds: int = 60
+    allow_unsafe_redis: bool = True
 
 
 @pytest.fixture

@@ -139,3 +139,20 @@ def test_two_workers_share_one_ledger(
     for worker in workers:
         worker.wait_for("/readyz", 200)
     assert [worker.stop() for worker in workers] == [0, 0]
+
+
+def test_a_worker_refuses_a_redis_that_evicts(
+    start: Starter, postgres_url: str, redis_url: str, redis_client: redis.Redis
+) -> None:
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        urls = {"CREDITS_POSTGRES_URL": postgres_url, "CREDITS_REDIS_URL": redis_url}
+        worker = start(**urls)
+        error = worker.error()
+        assert worker.process.returncode not in (0, None)
+        assert "maxmemory-policy is allkeys-lru" in error
+        assert "Traceback" not in error
+        assert redis_client.dbsize() == 0
+        start(**urls, CREDITS_ALLOW_UNSAFE_REDIS="true").wait_for("/readyz", 200)
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
