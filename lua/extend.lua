@@ -17,6 +17,7 @@
 --   suspended       reason; the account may not spend; nothing changed
 --   closed          reason; the account may not spend; nothing changed
 --   insufficient    available, overdraft, required; what is lacking is not there; nothing changed
+--   out_of_range    held would pass 2^53-1; nothing changed
 --   held            replayed 0, amount, available, expires_at_ms, partial, price_version
 
 local id = ARGV[2]
@@ -53,6 +54,9 @@ end
 local more = math.max(0, amount - hold[CHARGED]) - total_of(hold[HELD])
 if more > 0 and more - account.overdraft > account.available then
   return finish({ 'insufficient', account.available, account.overdraft, more })
+end
+if account.held + more > MAX_AMOUNT then
+  return finish({ 'out_of_range' })
 end
 
 if more > 0 then

@@ -24,7 +24,7 @@ if refusal then
   return refusal
 end
 if account.available + amount > MAX_AMOUNT then
-  return { 'out_of_range' }
+  return refuse_refill({ 'out_of_range' })
 end
 
 call('HSET', grants_key, int(grant_no), order .. ' ' .. id, left_field(grant_no), 0)

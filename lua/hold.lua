@@ -16,6 +16,7 @@
 --   suspended     reason; the account may not spend; nothing changed
 --   closed        reason; the account may not spend; nothing changed
 --   insufficient  available, overdraft; amount > available + overdraft; nothing changed
+--   out_of_range  held would pass 2^53-1; nothing changed
 --   held          replayed 0, amount, available, expires_at_ms, partial, price_version
 
 local id, fingerprint, price_version, context = ARGV[2], ARGV[3], ARGV[7], ARGV[8]
@@ -44,6 +45,10 @@ end
 if shrunk then
   amount = account.available
 end
+if account.held + amount > MAX_AMOUNT then
+  return finish({ 'out_of_range' })
+end
+
 local held = burn(amount)
 account.held = account.held + amount
 account.pool_held = account.pool_held + pool_part(held)

@@ -26,7 +26,7 @@ local epoch = ARGV[1]
 local MAX_AMOUNT = 9007199254740991
 local NEVER = 999999999999999
 local DAY_MS = 86400000
-local BURN_GRANTS = 64 -- grants that one call may empty; what is beyond them is covered later
+local BURN_GRANTS = 1000 -- grants that one call may empty; what is beyond them is covered later
 local EXPIRE_ITEMS = 16 -- holds and grants that one call may end
 
 -- A record, packed: what is known of one hold, debit or refund.
@@ -287,10 +287,14 @@ end
 -- Records -----------------------------------------------------------------------------------
 
 -- Answers are kept in the hash of the day, and both hashes for two days: at least 24 hours.
-local function remember(id, record)
+local function remember(id, record, is_renewed)
   local day = math.floor(now_ms / DAY_MS)
   local key = answers_keys[day % 2]
   call('HSET', key, id, cmsgpack.pack(record))
+  if is_renewed then
+    -- The clock may step back over midnight, and must not find an older state there.
+    call('HDEL', answers_keys[1 - day % 2], id)
+  end
   if account.day ~= day then
     call('PEXPIREAT', key, int((day + 2) * DAY_MS))
     account.day = day
@@ -309,10 +313,11 @@ end
 
 -- An open hold ends: its record moves to the answers.
 local function close_hold(id, hold, state)
+  local is_renewed = hold[STATE] == 'expired'
   hold[STATE], hold[HELD] = state, {}
   call('HDEL', holds_key, id)
   call('ZREM', expiry_key, 'h:' .. id)
-  remember(id, hold)
+  remember(id, hold, is_renewed)
 end
 
 local function expire_hold(id)
@@ -409,8 +414,17 @@ local function begin_refill(gen, refill_no)
   if refill_no > account.refill_no + 1 then
     return { 'gap', account.refill_no }
   end
+  if not expire_due() then
+    return finish({ 'again' })
+  end
   account.refill_no = refill_no
   return nil
+end
+
+-- Leaves a refill unapplied; what was due has ended all the same.
+local function refuse_refill(answer)
+  account.refill_no = before.refill_no
+  return finish(answer)
 end
 
 local function may_spend()

@@ -66,7 +66,7 @@ give(back)
 cover()
 charge[REFUNDED] = charge[REFUNDED] + amount
 charge[CHARGES] = merged(charge[CHARGES], negative)
-remember(of, charge)
+remember(of, charge, true)
 local answer = { amount, account.available, left }
 remember(id, { 'refund', 'refunded', fingerprint, answer, 0, 0, {}, '' })
 return finish({ 'refunded', 0, amount, account.available })

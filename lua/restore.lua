@@ -33,7 +33,6 @@ local refusal = begin_refill(gen, refill_no)
 if refusal then
   return refusal
 end
-expire_due()
 for i = 1, #allocations, 2 do
   local grant_no, amount = allocations[i], allocations[i + 1]
   if amount > 0 then

@@ -22,9 +22,8 @@ if refusal then
   return refusal
 end
 if account.available - amount < -MAX_AMOUNT then
-  return { 'out_of_range' }
+  return refuse_refill({ 'out_of_range' })
 end
-expire_due()
 
 local taken, lacking = {}, amount
 if grant_no ~= 0 then

@@ -165,6 +165,16 @@ WHERE g.refill_no <> coalesce(r.refills, 0) OR g.refill_no <> coalesce(r.last, 0
     OR g.applied_refill_no <> coalesce(r.applied_count, 0)
 """
 
+# A refill that Redis refuses keeps all later ones of its account waiting, top-ups too.
+REFILLS_ARRIVE: Final = """
+SELECT r.account, r.gen, min(r.refill_no) AS waiting_since, count(*) AS refills
+FROM refills r
+JOIN generations g ON g.account = r.account AND g.gen = r.gen AND g.state = 'open'
+WHERE r.applied_ms IS NULL
+    AND r.created_ms < extract(epoch FROM clock_timestamp()) * 1000 - 60000
+GROUP BY r.account, r.gen
+"""
+
 # A caller may use an id again once it is forgotten, which takes a day; before, there is one end.
 HOLDS_END_ONCE: Final = """
 SELECT account, id, count(*) AS ends
@@ -229,6 +239,7 @@ LINES: Final = (
     ("grants_have_sources", "I5", GRANTS_HAVE_SOURCES),
     ("top_ups_are_payments", "I5", TOP_UPS_ARE_PAYMENTS),
     ("refills_in_order", "I6", REFILLS_IN_ORDER),
+    ("refills_arrive", "I5", REFILLS_ARRIVE),
     ("no_generation_frozen_too_long", "I6", NONE_FROZEN_TOO_LONG),
     ("no_shard_is_lost", "I6", NO_SHARD_IS_LOST),
 )

@@ -114,6 +114,9 @@ def event_id(event: Event) -> bytes:
     if event.operation is Operation.SETTLE:
         # A streamed hold is settled in steps; each has its own total, the last one is final.
         name += f"\0{event.total}\0{(event.flags & FINAL) // FINAL}"
+        if event.amount == 0:
+            # A step that charges nothing more has the total of the one before it.
+            name += f"\0{event.generation}\0{event.seq}"
     return _uuid7(at_ms, name)
 
 

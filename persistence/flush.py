@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+import psycopg
 import redis
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -78,16 +79,21 @@ class Flusher:
     def run_once(self) -> list[FlushResult]:
         """Flush one batch of every shard that has events; return what was done.
 
-        Raises the errors of SQLAlchemy, psycopg and redis-py: nothing of the failed batch is in
-        the ledger then, and the same batch is read again the next time.
+        Raises the errors of SQLAlchemy, psycopg and redis-py, the first of them when every shard
+        has had its turn: a shard that cannot be flushed holds up no other. Nothing of a failed
+        batch is in the ledger, and the same batch is read again the next time.
         """
         results = []
-        behind = self._behind()
-        for shard in behind:
+        failed: Exception | None = None
+        for shard in self._behind():
             try:
                 results.append(self.flush_shard(shard))
             except ShardBusy:
                 continue
+            except (sa.exc.SQLAlchemyError, psycopg.Error, redis.RedisError) as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return results
 
     def drain(self, deadline: float) -> bool:
@@ -102,6 +108,8 @@ class Flusher:
         """Flush one batch of a shard. Raises `ShardBusy` when another flusher has it."""
         started = time.perf_counter()
         with self._engine.begin() as connection:
+            # A row that someone else holds for long must not hold up the other shards.
+            connection.execute(_LOCK_TIMEOUT)
             state = _take_shard(connection, shard)
             entries = self._read(state)
             if not entries:
@@ -247,6 +255,8 @@ def _report(shard: int, posted: Posted) -> None:
         count = len(posted.duplicates)
         _log.warning("duplicate events given back", extra={"shard": shard, "events": count})
 
+
+_LOCK_TIMEOUT: Final = sa.text("SET LOCAL lock_timeout = '2s'")
 
 _OPEN_SHARDS: Final = sa.text(
     "SELECT shard, epoch, cursor, flushed_events FROM shards"

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection
 
 from persistence.cursors import Page, decode_cursor, page_of
 from persistence.tables import adjustments, grants, ledger_accounts, transfers, usage_events
-from sidecar.domain import MAX_AMOUNT, USAGE_OPERATIONS
+from sidecar.domain import MAX_AMOUNT, USAGE_OPERATIONS, is_id
 from sidecar.errors import ErrorCode, Refusal
 
 SCOPE_KINDS: Final = ("key", "user", "session")
@@ -132,7 +132,7 @@ def explain(connection: Connection, account: str, id: str) -> Explanation:
 def parse_scope(scope: str) -> tuple[str, str]:
     """Return kind and value of `<kind>:<value>`, or refuse (422)."""
     kind, separator, value = scope.partition(":")
-    if kind not in SCOPE_KINDS or not separator or not value:
+    if kind not in SCOPE_KINDS or not separator or not is_id(value):
         raise Refusal(
             ErrorCode.INVALID_REQUEST,
             "A scope is key:<value>, user:<value> or session:<value>.",

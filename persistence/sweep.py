@@ -32,22 +32,27 @@ class Sweeper:
         self._redis = client
         self._scripts = scripts
         self._metrics = metrics
+        self._failing: set[str] = set()
 
     def run_once(self) -> int:
-        """End what is due in every open shard; return how many accounts were visited.
+        """End what is due in every open shard; return of how many accounts something ended.
 
         Raises the errors of SQLAlchemy and redis-py.
         """
         with self._engine.connect() as connection:
             shards = connection.execute(_OPEN_SHARDS).all()
         due = self._due([(row.shard, row.epoch) for row in shards])
+        failed: set[str] = set()
         waiting = due
         for _ in range(_ROUNDS):
             if not waiting:
                 break
-            waiting = self._expire(waiting)
-        self._metrics.swept_accounts.inc(len(due))
-        return len(due)
+            waiting = self._expire(waiting, failed)
+        self._failing = failed
+        swept = len(due) - len(failed)
+        self._metrics.swept_accounts.inc(swept)
+        # What fails is not work done: the next round waits for it.
+        return swept
 
     def _due(self, shards: list[tuple[int, int]]) -> list[tuple[str, int, int]]:
         """Return account, shard and epoch of what is due by the clock of Redis."""
@@ -62,7 +67,9 @@ class Sweeper:
             for name in names
         ]
 
-    def _expire(self, accounts: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    def _expire(
+        self, accounts: list[tuple[str, int, int]], failed: set[str]
+    ) -> list[tuple[str, int, int]]:
         """Call `expire` once for each account; return those that have more to end."""
         calls: list[Call] = [(self._scripts.expire, *account, ()) for account in accounts]
         replies = call_many(self._redis, calls)
@@ -76,8 +83,10 @@ class Sweeper:
                 # Its keys are gone: whoever asks for it next finds out; the sweep need not.
                 self._redis.zrem(keys.sweep(account[1]), account[0])
             else:
-                fields = {"account": account[0], "status": str(status)}
-                _log.warning("account not swept", extra=fields)
+                failed.add(account[0])
+                if account[0] not in self._failing:
+                    fields = {"account": account[0], "status": str(status)}
+                    _log.warning("account not swept", extra=fields)
         return more
 
 

@@ -29,7 +29,8 @@ class Url(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return repr(re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:********@", str(self)))
+        text = re.sub(r"(://[^/:@]*):.*@", r"\1:********@", str(self))
+        return repr(re.sub(r"(?i)([?&][a-z]*password=)[^&]*", r"\1********", text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,22 +88,21 @@ class Decider:
             by_account.setdefault(_account_of(member), []).append(position)
 
         async def decide(positions: list[int]) -> None:
-            result: dict[str, Any] = {}
+            unavailable: Refusal | None = None
             for position in positions:
-                # An account that cannot be decided on now would keep each of its members waiting.
-                if result.get("http") != 503:
-                    result = await self._member(members[position])
-                results[position] = result
+                try:
+                    operation, request = _read_member(members[position])
+                    # An account that has no answer now would keep each of its members waiting.
+                    if unavailable is not None:
+                        raise unavailable
+                    results[position] = {"http": 200, **await self.decide(operation, request)}
+                except Refusal as refusal:
+                    results[position] = {"http": refusal.http, **refusal.body()}
+                    if refusal.code is ErrorCode.STORE_UNAVAILABLE:
+                        unavailable = refusal
 
         await asyncio.gather(*(decide(positions) for positions in by_account.values()))
         return results
-
-    async def _member(self, member: Any) -> dict[str, Any]:
-        try:
-            operation, request = _read_member(member)
-            return {"http": 200, **await self.decide(operation, request)}
-        except Refusal as refusal:
-            return {"http": refusal.http, **refusal.body()}
 
 
 def _account_of(member: Any) -> str:

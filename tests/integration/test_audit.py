@@ -85,6 +85,7 @@ _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 
         ("UPDATE generations SET state = 'closed'", "closed_generations_are_empty"),
         ("UPDATE generations SET seq = seq + 1", "sequence_has_no_gaps"),
         ("UPDATE generations SET applied_refill_no = 1", "refills_in_order"),
+        ("UPDATE refills SET applied_ms = NULL, created_ms = 1", "refills_arrive"),
         ("UPDATE generations SET state = 'frozen', frozen_ms = 1", "no_generation_frozen_too_long"),
         ("UPDATE usage_events SET operation = 'settle', final = true, id = 'h1'", "holds_end_once"),
         ("DELETE FROM flush_batches", "batches_hash_chain"),

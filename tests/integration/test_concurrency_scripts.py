@@ -11,7 +11,8 @@ from threading import Barrier
 import pytest
 import redis
 
-from tests.lua.support import HOUR_MS, Account, Reply, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import HOUR_MS, Account, Reply
 
 CLIENTS = 64
 CALLS = 8

@@ -137,6 +137,7 @@ def test_wrong_query_parameters_are_refused(control: httpx.Client) -> None:
         ("scope=u1", "scope"),
         ("scope=pod:u1", "scope"),
         ("scope=user:", "scope"),
+        ("scope=user:%00", "scope"),
         ("model=a%20b", "model"),
         ("page=2", "page"),
     ):

@@ -312,6 +312,22 @@ def test_a_connection_lost_in_mid_flush_is_a_passing_error(
     assert world.generation().spent == 10
 
 
+def test_a_shard_that_cannot_be_flushed_holds_up_no_other(world: World) -> None:
+    stuck = world.funded("acme")
+    other = world.funded("bmce")
+    assert stuck.shard != other.shard
+    stuck.debit("d", 10)
+    other.debit("d", 10)
+    with world.engine.begin() as elsewhere:
+        elsewhere.execute(sa.text("SELECT FROM generations WHERE account = 'acme' FOR UPDATE"))
+        with pytest.raises(sa.exc.OperationalError, match="lock timeout"):
+            world.flusher.run_once()
+        assert world.generation("bmce").seq == 1
+        assert world.generation("acme").seq == 0
+    world.assert_sound()
+    assert world.generation("acme").seq == 1
+
+
 def test_the_cursor_is_published_and_flushed_events_are_trimmed(
     engine: Engine, redis_client: redis.Redis
 ) -> None:

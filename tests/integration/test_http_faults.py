@@ -131,13 +131,14 @@ def test_redis_that_is_paused_is_not_waited_for(acme: Meter, own_redis: Redis) -
 
 
 def test_batch_does_not_wait_for_each_member_of_an_account(acme: Meter, own_redis: Redis) -> None:
-    members = [{"op": "debit", "account": "acme", "id": f"d{n}", "amount": 1} for n in range(100)]
+    members = [{"op": "debit", "account": "acme", "id": f"d{n}", "amount": 1} for n in range(99)]
+    malformed = {"op": "debit", "account": "acme", "id": "d", "amount": -1}
     own_redis.pause()
     try:
-        results = acme.accept("batch", operations=members)["results"]
+        results = acme.accept("batch", operations=[*members, malformed])["results"]
     finally:
         own_redis.resume()
-    assert [result["http"] for result in results] == [503] * 100
+    assert [result["http"] for result in results] == [503] * 99 + [422]
 
 
 def test_redis_that_is_down_and_comes_back(acme: Meter, own_redis: Redis) -> None:

@@ -56,5 +56,18 @@ def test_what_is_not_due_is_left_alone(world: World) -> None:
 def test_an_account_that_is_gone_is_taken_from_the_sweep(world: World) -> None:
     account = world.funded(amount=100)
     world.client.zadd(keys.sweep(account.shard), {"gone": 1})
-    assert world.sweeper.run_once() == 1
+    world.sweeper.run_once()
+    assert world.client.zscore(keys.sweep(account.shard), "gone") is None
     assert world.sweeper.run_once() == 0
+
+
+def test_an_account_that_cannot_be_swept_is_no_work_done_and_is_logged_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = world.funded(amount=100)
+    account.hold("h1", 10, ttl_ms=1)
+    world.client.hset(account.keys[0], "epoch", 9)
+    world.client.zadd(keys.sweep(account.shard), {"acme": 1})
+    # The job waits after a round that did nothing; it must not spin on what fails.
+    assert [world.sweeper.run_once() for _ in range(3)] == [0, 0, 0]
+    assert len([record for record in caplog.records if "not swept" in record.message]) == 1

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.lua.support", "tests.lua.table")
+pytest.register_assert_rewrite("tests.lua.consistent", "tests.lua.support", "tests.lua.table")

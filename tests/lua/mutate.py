@@ -72,7 +72,7 @@ REORDERED: Final = (
     ("grant", "expire_due()\ncover()", "cover()\nexpire_due()"),
     ("prelude", "'ZRANGE', order_key, 0, 0)[1]\n    if", "'ZRANGE', order_key, -1, -1)[1]\n    if"),
     ("prelude", "put_head_back()\n    take_head(next_order)", "take_head(next_order)"),
-    ("prelude", "BURN_GRANTS = 64", "BURN_GRANTS = 63"),
+    ("prelude", "BURN_GRANTS = 1000", "BURN_GRANTS = 999"),
     ("prelude", "EXPIRE_ITEMS = 16", "EXPIRE_ITEMS = 17"),
     ("prelude", "DAY_MS = 86400000", "DAY_MS = 43200000"),
     ("prelude", "'-inf', int(now_ms), 'LIMIT'", "'-inf', int(now_ms - 10000000), 'LIMIT'"),
@@ -94,6 +94,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local overdrawn = math.min(lacking, pool_part(rest))",
         "local overdrawn = math.min(lacking, total_of(rest))",
     ): "with something lacking no grant has a rest",
+    ("restore", "if amount > 0 then", "if amount >= 0 then"): "no event has a part of nothing",
     ("prelude", "local now_ms = 0", "local now_ms = 1"): "the clock is read before it is used",
     (
         "prelude",

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tests.lua.support import Account, Event, Reply, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import Account, Event, Reply
 
 Step = Callable[[Account], Any]
 Charge = tuple[str, str, int, int, int, dict[int, int]]
@@ -132,4 +133,5 @@ def refill_first(verb: str, *args: Any, **options: Any) -> list[Row]:
             before=funded()),
         Row("an older one is replayed", send(refill_no=1), ["replayed", 2], before=funded()),
         Row("one too far ahead is a gap", send(refill_no=4), ["gap", 2], before=funded()),
+        again_first(send(refill_no=3)),
     ]  # fmt: skip

@@ -13,7 +13,8 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain import MAX_AMOUNT
-from tests.lua.support import Account, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import Account
 from tests.lua.table import After, Row, again_first, do, funded, refused_first
 
 
@@ -82,15 +83,15 @@ ROWS = [
         After(25, 0, {1: 25, 2: 0, 3: 0}, debited(125, {3: 20, 2: 30, 1: 75})),
         before=[*funded(), do.grant(2, 30, category="allowance"), do.grant(3, 20, priority=0)],
         replays=True),
-    Row("it stays within 64 grants and leaves the rest to the next cover", do.debit("d", 66),
-        ["debited", 0, 66, 0],
-        After(0, 0, {no: int(no > 64) for no in range(1, 67)},
-              debited(66, {no: 1 for no in range(1, 65)} | {0: 2})),
-        before=[do.open(), *(do.grant(no, 1) for no in range(1, 67))], is_covered=False),
-    Row("it empties exactly 64 grants", do.debit("d", 64), ["debited", 0, 64, 2],
-        After(2, 0, {no: int(no > 64) for no in range(1, 67)},
-              debited(64, {no: 1 for no in range(1, 65)})),
-        before=[do.open(), *(do.grant(no, 1) for no in range(1, 67))]),
+    Row("it stays within 1,000 grants and leaves the rest to the next cover", do.debit("d", 1002),
+        ["debited", 0, 1002, 0],
+        After(0, 0, {no: int(no > 1000) for no in range(1, 1003)},
+              debited(1002, {no: 1 for no in range(1, 1001)} | {0: 2})),
+        before=[do.open(), *(do.grant(no, 1) for no in range(1, 1003))], is_covered=False),
+    Row("it empties exactly 1,000 grants", do.debit("d", 1000), ["debited", 0, 1000, 2],
+        After(2, 0, {no: int(no > 1000) for no in range(1, 1003)},
+              debited(1000, {no: 1 for no in range(1, 1001)})),
+        before=[do.open(), *(do.grant(no, 1) for no in range(1, 1003))]),
 ]  # fmt: skip
 
 

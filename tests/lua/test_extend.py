@@ -19,7 +19,8 @@ from unittest.mock import ANY
 import pytest
 
 from sidecar.domain import MAX_AMOUNT
-from tests.lua.support import AMOUNT, EXPIRES, HELD, Account, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import AMOUNT, EXPIRES, HELD, Account
 from tests.lua.table import After, Row, again_first, do, funded, refused_first
 
 HOLD = [*funded(), do.hold("h", 60, price_version="v1")]
@@ -59,6 +60,9 @@ ROWS = [
         before=[*HOLD, do.status("closed", 0, "left")]),
     Row("an account in grace may extend", do.extend("h", 61), ["held", 0, 61, 39, ANY, 0, "v1"],
         After(39, 61, {1: 39}), before=[*HOLD, do.status("grace")], replays=True),
+    Row("more than 2^53-1 held is out of range", do.extend("h", 1), ["out_of_range"],
+        before=[*funded(MAX_AMOUNT, overdraft=MAX_AMOUNT), do.hold("a", MAX_AMOUNT),
+                do.hold("h", 0)]),
     Row("one more than there is is insufficient", do.extend("h", 101),
         ["insufficient", 40, 0, 41], before=HOLD),
     Row("one more than with the overdraft is insufficient", do.extend("h", 111),

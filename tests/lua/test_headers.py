@@ -104,7 +104,7 @@ def test_the_prelude_names_the_keys_that_it_reads() -> None:
 @pytest.mark.parametrize("name", VERBS)
 def test_the_header_lists_the_statuses_that_the_code_answers(name: str) -> None:
     code = code_of(name)
-    literal = set(re.findall(r"(?:finish\(|return )\{\s*'(\w+)'(?: \}|,)", code))
+    literal = set(re.findall(r"(?:finish\(|refuse_refill\(|return )\{\s*'(\w+)'(?: \}|,)", code))
     shared = set().union(*(found for text, found in SHARED.items() if text in code))
     written = literal | shared | FROM_VARIABLES.get(name, set())
     assert written - {"fenced"} == statuses_of(name) - {"fenced"}
@@ -115,7 +115,8 @@ def test_the_header_lists_the_statuses_that_the_code_answers(name: str) -> None:
 def test_each_status_of_the_header_has_a_row(name: str) -> None:
     rows: list[Row] = importlib.import_module(f"tests.lua.test_{name}").ROWS
     common = COMMON if name != "open" else {"fenced"}
-    again = {"again"} if "= begin()" in code_of(name) else set()
+    is_decision = "= begin()" in code_of(name) or "= begin_refill(" in code_of(name)
+    again = {"again"} if is_decision else set()
     assert {row.reply[0] for row in rows} == statuses_of(name) | common | again
 
 

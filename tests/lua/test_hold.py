@@ -17,7 +17,8 @@ from unittest.mock import ANY
 import pytest
 
 from sidecar.domain import MAX_AMOUNT
-from tests.lua.support import AMOUNT, HELD, HOUR_MS, Account, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import AMOUNT, HELD, HOUR_MS, Account
 from tests.lua.table import After, Row, again_first, do, funded, refused_first
 
 FAR_MS = 4_000_000_000_000
@@ -25,6 +26,12 @@ FAR_MS = 4_000_000_000_000
 ROWS = [
     *refused_first(do.hold("h", 60)),
     again_first(do.hold("h", 60)),
+    Row(
+        "more than 2^53-1 held is out of range",
+        do.hold("h", 1),
+        ["out_of_range"],
+        before=[*funded(MAX_AMOUNT, overdraft=MAX_AMOUNT), do.hold("a", MAX_AMOUNT)],
+    ),
     Row(
         "credits are set aside",
         do.hold("h", 60, price_version="v1"),
@@ -289,15 +296,15 @@ def test_a_hold_keeps_what_it_took_from_which_grant(account: Account) -> None:
     assert (record[AMOUNT], record[HELD]) == (27, [2, 10, 1, 10, 0, 7])
 
 
-def test_a_hold_may_empty_64_grants_and_the_next_cover_does_the_rest(account: Account) -> None:
-    account.open(overdraft=1_000)
-    for grant_no in range(1, 101):
+def test_a_hold_may_empty_1000_grants_and_the_next_cover_does_the_rest(account: Account) -> None:
+    account.open(overdraft=5_000)
+    for grant_no in range(1, 1037):
         account.grant(grant_no, 1)
-    assert account.hold("h", 100)[:4] == ["held", 0, 100, 0]
+    assert account.hold("h", 1036)[:4] == ["held", 0, 1036, 0]
     record = account.holds()["h"]
-    assert record[HELD] == [n for no in range(1, 65) for n in (no, 1)] + [0, 36]
+    assert record[HELD] == [n for no in range(1, 1001) for n in (no, 1)] + [0, 36]
     check_consistent(account)
-    assert account.settle("h", 100) == ["settled", 0, 100, 0, 0, 0]
+    assert account.settle("h", 1036) == ["settled", 0, 1036, 0, 0, 0]
     check_consistent(account)
     assert sum(account.left().values()) == 0
 

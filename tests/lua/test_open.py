@@ -11,7 +11,8 @@ from unittest.mock import ANY
 import pytest
 
 from sidecar.domain import MAX_AMOUNT
-from tests.lua.support import Account, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import Account
 from tests.lua.table import After, Row, do, funded
 
 ROWS = [

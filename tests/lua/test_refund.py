@@ -17,7 +17,8 @@ from __future__ import annotations
 import pytest
 
 from sidecar.domain import MAX_AMOUNT
-from tests.lua.support import CHARGES, REFUNDED, Account, check_consistent
+from tests.lua.consistent import check_consistent
+from tests.lua.support import CHARGES, REFUNDED, Account
 from tests.lua.table import After, Charge, Row, Step, again_first, do, funded, refused_first
 
 DEBITED = [*funded(), do.debit("d", 60)]

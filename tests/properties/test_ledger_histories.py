@@ -137,7 +137,7 @@ class LedgerHistories(ScriptHistories):
 
     def _grant(self, amount: int, priority: int, category: str, hours: int | None) -> None:
         self.grant_count += 1
-        expires = hours and self.account.now_ms() + hours * HOUR_MS + self.grant_count * 1_000
+        expires = hours and self.account.now_ms() + hours * HOUR_MS - self.grant_count * 1_000
         row = self.world.grant(
             self.account.name,
             amount,

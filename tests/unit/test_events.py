@@ -152,6 +152,10 @@ def test_each_step_of_a_settle_has_its_own_id() -> None:
     ]
     id = uuid7(AT_MS)
     assert len({id_of(id=id, operation="settle", **step) for step in steps}) == 3
+    idle = {"amount": 0, "allocations": [], "total": 20, "flags": 0}
+    assert id_of(id=id, operation="settle", seq=8, **idle) != id_of(
+        id=id, operation="settle", seq=9, **idle
+    )
     late = id_of(id=id, operation="settle", total=20, flags=5)
     assert late == id_of(id=id, operation="settle", total=20, flags=4)
 

@@ -157,6 +157,14 @@ def test_a_secret_and_a_url_are_their_text_everywhere_but_in_their_repr() -> Non
     assert repr(Secret("")) == "''"
     assert repr(Url("redis://me:pw@host/0")) == "'redis://me:********@host/0'"
     assert repr(Url("redis://host/0")) == "'redis://host/0'"
+    for url in (
+        "postgresql://u:p/w@host/db",
+        "postgresql://u:a@b@host/db",
+        "postgresql://host/db?user=u&password=p/w",
+        "postgresql://host/db?sslpassword=a@b&connect_timeout=3",
+    ):
+        assert not any(secret in repr(Url(url)) for secret in ("p/w", "a@b"))
+        assert "host" in repr(Url(url)) or "********@host" in repr(Url(url))
 
 
 def test_a_listener_beyond_loopback_needs_its_secret() -> None:
