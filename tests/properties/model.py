@@ -181,7 +181,6 @@ class Model(Credits):
         """Take."""
         if refusal := self._refill(refill_no):
             return refusal
-        self._end_due()
         taken = {grant_no: self._take_of(grant_no, amount)}
         parts: Parts = {}
         add(parts, taken.items())
@@ -200,7 +199,6 @@ class Model(Credits):
         """Undo a charge or refund that the ledger dropped."""
         if refusal := self._refill(refill_no):
             return refusal
-        self._end_due()
         for grant_no, amount in parts.items():
             if amount > 0:
                 self._give({grant_no: amount})
@@ -225,6 +223,8 @@ class Model(Credits):
             return ["replayed", self.refill_no]
         if refill_no > self.refill_no + 1:
             return ["gap", self.refill_no]
+        if self._is_more_due():
+            return ["again"]
         self.refill_no = refill_no
         return None
 

@@ -127,6 +127,7 @@ class ScriptHistories(RuleBasedStateMachine):
     @rule(status=STATUSES, overdraft=st.sampled_from([0, 30, 200]))
     def set_status(self, status: str, overdraft: int) -> None:
         number = self.model.refill_no + 1
+        self._set_clock()
         self._compare(
             self.account.status(status, overdraft, refill_no=number),
             self.model.set_status(status, overdraft, refill_no=number),
