@@ -10,7 +10,7 @@ WORKERS ?= auto
 ARGS ?=
 SOURCES := lua persistence sidecar tests loadtests
 
-.PHONY: help install dev test check bench load clean lint format format-check types imports \
+.PHONY: help install dev test histories mutants check bench load clean lint format format-check types imports \
 	luacheck hadolint
 
 help: ## Print this list.
@@ -36,6 +36,12 @@ dev: $(STAMP) ## Start the whole product on this machine: credit-sidecar dev.
 
 test: $(STAMP) ## Run all tests against a real Redis and Postgres; e.g. ARGS="-k settle".
 	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal $(ARGS)
+
+histories: $(STAMP) ## Play 1,000 random histories against Redis and Postgres (minutes).
+	CREDITS_TEST_HISTORIES=1000 $(BIN)/python -m pytest tests/properties $(ARGS)
+
+mutants: $(STAMP) ## Change the Lua bit by bit; the tests must notice each change (half an hour).
+	$(BIN)/python -m tests.lua.mutate $(ARGS)
 
 check: format-check lint types imports luacheck hadolint test ## Everything that must be green.
 
