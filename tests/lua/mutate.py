@@ -89,6 +89,7 @@ REORDERED: Final = (
 
 EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
     ("extend", "if more > 0 then", "if more >= 0 then"): "burning nothing changes nothing",
+    ("settle", "if lacking > 0 then", "if lacking >= 0 then"): "burning nothing changes nothing",
     (
         "settle",
         "local overdrawn = math.min(lacking, pool_part(rest))",
