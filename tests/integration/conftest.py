@@ -1,12 +1,15 @@
-"""A sidecar for each pytest process, and for each test an empty Redis behind it."""
+"""The listeners that tests talk to, and for each test an empty Redis and ledger behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 import redis
+from sqlalchemy import Engine
 
+from tests.integration.control_client import control_listener, unchanged
 from tests.integration.meter_server import (
     API_KEY,
     PATIENT,
@@ -55,3 +58,18 @@ def guarded(guarded_sidecar: Sidecar, ledger: Ledger) -> Iterator[Meter]:
     headers = {"Authorization": f"Bearer {API_KEY}"}
     with guarded_sidecar.client(headers=headers) as client:
         yield Meter(client, ledger, guarded_sidecar)
+
+
+@pytest.fixture
+def control(postgres_url: str, redis_client: redis.Redis, redis_url: str) -> Iterator[httpx.Client]:
+    """A client of a control listener whose ledger has the account `acme`."""
+    with control_listener(postgres_url, redis_url) as client:
+        client.put("/v1/accounts/acme", json={"name": "Acme"})
+        yield client
+
+
+@pytest.fixture
+def nothing_changes(control: httpx.Client, engine: Engine) -> Iterator[None]:
+    """Assert that what the test does changes nothing."""
+    with unchanged(control, engine):
+        yield

@@ -8,10 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-import redis
-from sqlalchemy import Engine
 
-from tests.integration.control_client import control_listener, refused, unchanged
+from tests.integration.control_client import refused
 
 GRANT: dict[str, Any] = {"id": "g1", "amount": 5, "category": "paid"}
 ADJUSTMENT: dict[str, Any] = {"id": "a1", "amount": 5, "reason": "r"}
@@ -41,19 +39,6 @@ WRONG_ADJUSTMENTS: list[tuple[dict[str, Any], str]] = [
     *(({"amount": value}, "amount") for value in (0, 2**53, -(2**53), 1.0, True, None)),
     *(({"reason": value}, "reason") for value in ("", None, 1, "\u0007", "x" * 501)),
 ]
-
-
-@pytest.fixture
-def control(postgres_url: str, redis_client: redis.Redis, redis_url: str) -> Iterator[httpx.Client]:
-    with control_listener(postgres_url, redis_url) as client:
-        client.put("/v1/accounts/acme", json={"name": "Acme"})
-        yield client
-
-
-@pytest.fixture
-def nothing_changes(control: httpx.Client, engine: Engine) -> Iterator[None]:
-    with unchanged(control, engine):
-        yield
 
 
 @pytest.mark.usefixtures("nothing_changes")

@@ -8,29 +8,15 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import redis
-from sqlalchemy import Engine
 
 from sidecar.control import serve
 from sidecar.errors import SchemaMismatch
 from sidecar.kinds import Secret
 from sidecar.settings import Settings
-from tests.integration.control_client import control_listener, error_of, refused, unchanged
+from tests.integration.control_client import control_listener, error_of, refused
 
 GRANT = {"id": "g1", "amount": 5, "category": "paid"}
 MIB = 1_048_576
-
-
-@pytest.fixture
-def control(postgres_url: str, redis_client: redis.Redis, redis_url: str) -> Iterator[httpx.Client]:
-    with control_listener(postgres_url, redis_url) as client:
-        client.put("/v1/accounts/acme", json={"name": "Acme"})
-        yield client
-
-
-@pytest.fixture
-def nothing_changes(control: httpx.Client, engine: Engine) -> Iterator[None]:
-    with unchanged(control, engine):
-        yield
 
 
 @pytest.fixture

@@ -108,19 +108,7 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "elseif order < account.head then",
         "elseif order <= account.head then",
     ): "the head itself has returned before",
-    (
-        "prelude",
-        "call('HDEL', answers_keys[1 - day % 2], id)",
-        "call('HDEL', answers_keys[1 + day % 2], id)",
-    ): "on even days; on odd ones a test fails",
     ("prelude", "account.day = day", ""): "the same time to live is set again",
-    (
-        "prelude",
-        "packed = call('HGET', answers_keys[day % 2], id) "
-        "or call('HGET', answers_keys[1 - day % 2], id)",
-        "packed = call('HGET', answers_keys[day % 2], id) "
-        "or call('HGET', answers_keys[1 + day % 2], id)",
-    ): "on even days; on odd ones a test fails",
 }
 """Mutants that are the same program in other words, with the reason."""
 
