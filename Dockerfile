@@ -26,8 +26,13 @@ RUN groupadd --system --gid 10001 credits \
 
 COPY --from=build /opt/credits /opt/credits
 
+# The journal of `serve`: mount a volume of its own here, one that outlives the container.
+RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/credits/journal
+VOLUME /var/lib/credits/journal
+
 ENV PATH=/opt/credits/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    CREDITS_JOURNAL_DIR=/var/lib/credits/journal \
     CREDITS_LOG_FORMAT=json
 
 USER 10001:10001

@@ -92,7 +92,8 @@ def roles(
             say(f"starting {role} on port {port}")
             log = directory / f"{role}-{port}.log"
             command = [sys.executable, "-m", "sidecar", role, "--listen", f"127.0.0.1:{port}"]
-            started.append(_start(command, log, stack.environment()))
+            own = {"CREDITS_JOURNAL_DIR": str(directory / f"journal-{port}")}
+            started.append(_start(command, log, stack.environment() | own))
         for at, process in enumerate(started):
             _wait_ready(process, urls[at], directory)
         yield stack

@@ -17,6 +17,11 @@
 --   unknown  Redis does not have the account; nothing changed
 --   fenced   the account is of another epoch; nothing changed
 --   again    more is due to expire than one call may end: call expire, then this again
+--
+-- The last element of an answer that has looked at the account is for the journal of the sidecar:
+-- {allowance, stream_id, event}: what the account may use while Redis is away, and the usage event
+-- that this call wrote, as it is in the stream; {allowance, stream_id} when it is a replay of the
+-- call that wrote it; {allowance} when there is none.
 
 local account_key, grants_key, order_key, holds_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local expiry_key, sweep_key, stream_key = KEYS[5], KEYS[6], KEYS[9]
@@ -37,12 +42,14 @@ local EXTENDED = 16
 
 local FIELDS = {
   'seq', 'refill_no', 'available', 'held', 'overdraft', 'next_expiry', 'head_left', 'pool',
-  'pool_held', 'day', 'gen',
+  'pool_held', 'day', 'gen', 'allowance',
 }
+local USAGE = { settle = true, debit = true, refund = true }
 local call = redis.call
 local now_ms = 0
 local account = { name = string.sub(account_key, 10) }
 local before = {}
+local journal = {} -- stream id and event of this call's usage
 
 -- Exact decimal text: Lua's own conversions keep 14 digits, or write 1e+15.
 local function int(number)
@@ -95,6 +102,10 @@ local function left_field(grant_no)
   return int(grant_no) .. ':left'
 end
 
+local function may_spend()
+  return account.status ~= 'suspended' and account.status ~= 'closed'
+end
+
 -- Writes what has changed of the account, and returns the answer. Every way out leads through here.
 local function finish(answer)
   local changed = {}
@@ -113,15 +124,20 @@ local function finish(answer)
   if #changed > 0 then
     call('HSET', account_key, unpack(changed))
   end
+  answer[#answer + 1] = { may_spend() and account.allowance or 0, unpack(journal) }
   return answer
 end
 
 local function event(operation, id, amount, total, flags, allocations, context, detail)
   account.seq = account.seq + 1
-  call('XADD', stream_key, '*', 'e', cmsgpack.pack({
+  local packed = cmsgpack.pack({
     1, account.name, account.gen, account.seq, operation, id, now_ms, amount, total, flags,
     allocations, context, detail,
-  }))
+  })
+  local stream_id = call('XADD', stream_key, '*', 'e', packed)
+  if USAGE[operation] then
+    journal = { stream_id, packed }
+  end
 end
 
 -- Expiry ------------------------------------------------------------------------------------
@@ -381,7 +397,7 @@ local function load_account()
   account.status, account.head = values[2], values[3]
   before.status, before.head = values[2], values[3]
   for i, name in ipairs(FIELDS) do
-    account[name] = tonumber(values[i + 3])
+    account[name] = tonumber(values[i + 3] or 0)
     before[name] = account[name]
   end
   return nil
@@ -425,10 +441,6 @@ end
 local function refuse_refill(answer)
   account.refill_no = before.refill_no
   return finish(answer)
-end
-
-local function may_spend()
-  return account.status ~= 'suspended' and account.status ~= 'closed'
 end
 
 local function spending_refused()

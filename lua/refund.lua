@@ -26,11 +26,12 @@ end
 local known = find(id)
 if known then
   -- All that was left, written out or not, is the same request.
-  local refunded, available, was_left = unpack(known[ANSWER])
+  local refunded, available, was_left, stream_id = unpack(known[ANSWER])
   local is_same = (amount == 0 and was_left or amount) == refunded
   if known[KIND] ~= 'refund' or known[FINGERPRINT] ~= fingerprint or not is_same then
     return finish({ 'conflict' })
   end
+  journal = { stream_id }
   return finish({ 'refunded', 1, refunded, available })
 end
 local charge = find(of)
@@ -67,6 +68,6 @@ cover()
 charge[REFUNDED] = charge[REFUNDED] + amount
 charge[CHARGES] = merged(charge[CHARGES], negative)
 remember(of, charge, true)
-local answer = { amount, account.available, left }
+local answer = { amount, account.available, left, journal[1] }
 remember(id, { 'refund', 'refunded', fingerprint, answer, 0, 0, {}, '' })
 return finish({ 'refunded', 0, amount, account.available })

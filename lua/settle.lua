@@ -8,6 +8,8 @@
 -- ARGV[5] final          0 or 1   whether the hold ends
 -- ARGV[6] price_version  text     the price book that priced it; empty when the caller gave an amount
 -- ARGV[7] detail         text     JSON that goes into the usage event
+-- ARGV[8] lost           msgpack  the hold's record, as a sidecar kept it; used when there is none here
+-- ARGV[9] degraded       0 or 1   it was accepted while Redis was away
 --
 -- Returns {status, ...}, the first status that applies:
 --   hold_not_found  no hold of this id; nothing changed
@@ -24,12 +26,17 @@
 
 local id, fingerprint, price_version, detail = ARGV[2], ARGV[3], ARGV[6], ARGV[7]
 local total, final = tonumber(ARGV[4]), ARGV[5] == '1'
+local lost, degraded = ARGV[8], ARGV[9] == '1'
 
 local refusal = begin()
 if refusal then
   return refusal
 end
 local hold = find(id)
+local is_lost = not hold and lost ~= ''
+if is_lost then
+  hold = cmsgpack.unpack(lost)
+end
 if not hold then
   return finish({ 'hold_not_found' })
 end
@@ -38,6 +45,7 @@ if hold[KIND] ~= 'hold' then
 end
 if hold[LAST] == fingerprint then
   local last = hold[LAST_ANSWER]
+  journal = { last[6] }
   return finish({ last[5], 1, last[1], last[2], last[3], last[4] })
 end
 if hold[STATE] == 'settled' or hold[STATE] == 'released' then
@@ -56,7 +64,10 @@ end
 
 -- What the hold took from grants is charged first; what it took from the overdraft is given back
 -- and charged anew, since credits may have come meanwhile.
-local delta, late = lacking, hold[STATE] == 'expired'
+-- Credits that are not set aside any more are charged late. That ends a hold that has expired; one
+-- whose generation was lost lives on, with nothing set aside, until it expires.
+local delta, late = lacking, hold[STATE] ~= 'held'
+local ends = final or hold[STATE] == 'expired' or now_ms >= hold[EXPIRES]
 local charged, rest = {}, {}
 for i = 1, #hold[HELD], 2 do
   local grant_no, amount = hold[HELD][i], hold[HELD][i + 1]
@@ -78,20 +89,24 @@ if lacking > 0 then
 end
 
 hold[CHARGED], hold[CHARGES] = total, merged(hold[CHARGES], charged)
-local flags = (late and 1 or 0) + ((final or late) and 4 or 0)
+local flags = (late and 1 or 0) + (degraded and 2 or 0) + (ends and 4 or 0)
 event('settle', id, delta, total, flags, charged, hold[CONTEXT], detail)
 local state, released = 'held', 0
-if final or late then
+if ends then
   state, released = 'settled', total_of(rest)
   give_held(rest)
 end
 cover()
 hold[LAST] = fingerprint
-hold[LAST_ANSWER] = { total, released, account.available, late and 1 or 0, state }
+hold[LAST_ANSWER] = { total, released, account.available, late and 1 or 0, state, journal[1] }
 if state == 'settled' then
   close_hold(id, hold, state)
 else
   hold[HELD] = rest
+  if is_lost then
+    hold[STATE], hold[AMOUNT] = 'held', total
+    schedule('h:' .. id, hold[EXPIRES])
+  end
   call('HSET', holds_key, id, cmsgpack.pack(hold))
 end
 return finish({ state, 0, total, released, account.available, late and 1 or 0 })

@@ -7,6 +7,7 @@
 -- ARGV[4] status     text     active, grace, suspended or closed
 -- ARGV[5] overdraft  integer  microcredits that may be spent beyond what is available
 -- ARGV[6] reason     text     why, for the one who is refused; may be missing
+-- ARGV[7] allowance  integer  microcredits it may use while Redis is away; may be missing
 --
 -- Returns {status, ...}, the first status that applies:
 --   stale     the account is of another generation; nothing changed
@@ -15,12 +16,12 @@
 --   applied   it is set
 
 local gen, refill_no, status = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local overdraft, reason = tonumber(ARGV[5]), ARGV[6] or ''
+local overdraft, reason, allowance = tonumber(ARGV[5]), ARGV[6] or '', tonumber(ARGV[7] or 0)
 
 local refusal = begin_refill(gen, refill_no)
 if refusal then
   return refusal
 end
-account.status, account.overdraft = status, overdraft
+account.status, account.overdraft, account.allowance = status, overdraft, allowance
 call('HSET', account_key, 'reason', reason)
 return finish({ 'applied' })

@@ -62,7 +62,7 @@ def put_account(connection: Connection, account: str, changes: Mapping[str, Any]
     after = _locked(connection, account)
     if is_new:
         open_generation(connection, account, after.shard, _settings_of(after))
-    elif after.overdraft_limit != before.overdraft_limit:
+    elif _settings_of(after) != _settings_of(before):
         add_refill(connection, account, RefillKind.STATUS, 0, _settings_of(after))
     return _locked(connection, account)
 
@@ -147,6 +147,7 @@ def _settings_of(row: AccountRow) -> dict[str, Any]:
         "status": row.status.value,
         "overdraft": row.overdraft_limit,
         "reason": row.status_reason or "",
+        "allowance": row.outage_allowance,
     }
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, Final
 
 import redis
-import sqlalchemy as sa
 from sqlalchemy import Engine
-from sqlalchemy.dialects.postgresql import ARRAY
 
-from persistence.pipelines import Call, call_many
+from persistence.database import in_transaction
+from persistence.pipelines import call_many
+from persistence.places import Place, places_of
+from persistence.recovery import Cause, suspect
 from persistence.refills import RefillSender
+from persistence.reopening import Reopener
 from sidecar import keys
 from sidecar.domain import is_account
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import Scripts
 
 _log: Final = logging.getLogger(__name__)
 
@@ -25,27 +26,31 @@ BATCH_ASKS: Final = 500
 
 
 class AccountLoader:
-    """Answers `credits:ask`: `loaded`, `unknown` to the ledger, or `lost`."""
+    """Answers `credits:ask`: `loaded`, `unknown` to the ledger, `closing` or `lost`.
+
+    `closing`: the account's Redis was given up, and it is away until every journal is in. `lost`:
+    Redis refused what it was sent.
+    """
 
     def __init__(
         self,
         engine: Engine,
         client: redis.Redis,
-        scripts: Scripts,
         sender: RefillSender,
+        reopener: Reopener,
         metrics: WorkerMetrics,
     ) -> None:
         self._engine = engine
         self._redis = client
-        self._scripts = scripts
         self._sender = sender
+        self._reopener = reopener
         self._metrics = metrics
 
     def answer_asks(self, timeout_s: float = 1.0) -> int:
         """Wait for asks, at most `timeout_s`, answer those that are there and return their number.
 
-        Raises the errors of SQLAlchemy and redis-py; the asks of that round go unanswered, and
-        those who asked try again.
+        Raises `RedisChanged` and the errors of SQLAlchemy and redis-py; the asks of that round go
+        unanswered, and those who asked try again.
         """
         asks = self._take(timeout_s)
         if not asks:
@@ -68,31 +73,41 @@ class AccountLoader:
         return asks
 
     def _load(self, accounts: list[str]) -> dict[str, str]:
-        outcomes = dict.fromkeys(accounts, "unknown")
         places = self._places(accounts)
-        usable = [account for account, place in places.items() if place is not None]
-        lost = self._sender.send(usable).lost if usable else set()
-        present = self._present({account: places[account] for account in usable})
-        for account in places:
-            is_loaded = account in present and account not in lost
-            outcomes[account] = "loaded" if is_loaded else "lost"
-        return outcomes
+        due = [place.account for place in places if place.is_due]
+        if due:
+            self._reopener.reopen(due)
+            places = self._places(accounts)
+        usable = [place.account for place in places if place.is_present]
+        sent = self._sender.send(usable) if usable else None
+        # Read again: what Redis has been sent by now, it must have.
+        usable_now = [place for place in self._places(usable) if place.is_present]
+        outcomes = dict.fromkeys(accounts, "unknown")
+        outcomes |= {place.account: "closing" for place in places}
+        for place, reply in zip(usable_now, self._balances(usable_now), strict=True):
+            outcomes[place.account] = self._outcome(place, reply)
+        return outcomes | dict.fromkeys(sent.lost if sent else (), "closing")
 
-    def _places(self, accounts: list[str]) -> dict[str, tuple[int, int] | None]:
-        """Return shard and epoch of the accounts that the ledger has; None where Redis is lost."""
+    def _outcome(self, place: Place, reply: Any) -> str:
+        if isinstance(reply, Exception):
+            return "lost"
+        if reply[0] not in (b"unknown", b"fenced"):
+            return "loaded"
+        if not place.has_refills:
+            return "lost"
+        missing = Cause.ACCOUNT_MISSING
+        if in_transaction(self._engine, lambda c: suspect(c, place.shard, place.epoch, missing)):
+            fields = {"account": place.account, "shard": place.shard}
+            _log.critical("account is not in Redis any more", extra=fields)
+        return "closing"
+
+    def _places(self, accounts: list[str]) -> list[Place]:
         with self._engine.connect() as connection:
-            rows = connection.execute(_PLACES, {"accounts": accounts}).all()
-        return {row.account: (row.shard, row.epoch) if row.is_usable else None for row in rows}
+            return places_of(connection, accounts)
 
-    def _present(self, places: Mapping[str, tuple[int, int] | None]) -> set[str]:
-        names = list(places)
-        calls: list[Call] = []
-        for name in names:
-            place = places[name]
-            assert place is not None
-            calls.append((self._scripts.balance, name, *place, (0,)))
-        replies = call_many(self._redis, calls) if calls else []
-        return {name for name, reply in zip(names, replies, strict=True) if _is_there(reply)}
+    def _balances(self, places: Sequence[Place]) -> list[Any]:
+        calls = [place.call("balance", 0) for place in places]
+        return call_many(self._redis, calls) if calls else []
 
     def _publish(self, asks: dict[str, list[str]], outcomes: dict[str, str]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
@@ -100,23 +115,7 @@ class AccountLoader:
             outcome = outcomes[account]
             self._metrics.account_loads.labels(outcome).inc(len(channels))
             if outcome == "lost":
-                _log.error("account is not in Redis any more", extra={"account": account})
+                _log.error("account cannot be loaded", extra={"account": account})
             for channel in channels:
                 pipeline.publish(channel, f"{account} {outcome}")
         pipeline.execute()
-
-
-def _is_there(reply: Any) -> bool:
-    return not isinstance(reply, Exception) and reply[0] not in (b"unknown", b"fenced")
-
-
-_PLACES: Final = sa.text(
-    """
-    SELECT a.account, g.shard, g.epoch,
-        (g.state = 'open' AND s.state = 'open' AND s.epoch > 0 AND s.epoch = g.epoch) AS is_usable
-    FROM accounts a
-    JOIN generations g ON g.account = a.account AND g.gen = a.generation
-    JOIN shards s ON s.shard = g.shard
-    WHERE a.account = ANY(:accounts)
-    """
-).bindparams(sa.bindparam("accounts", type_=ARRAY(sa.Text)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from persistence import audit_sql
-from persistence.compare import Comparer, Comparison
-from persistence.database import now_ms
+from persistence.compare import Comparer, Comparison, Place
+from persistence.database import in_transaction, now_ms
+from persistence.recovery import Cause, suspect
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import Scripts, load_scripts
+
+_log: Final = logging.getLogger(__name__)
 
 SAMPLES: Final = 5
 """Discrepancies that a line shows; it counts all of them."""
@@ -81,7 +84,6 @@ def audit(
     engine: Engine,
     client: redis.Redis | None,
     *,
-    scripts: Scripts | None = None,
     progress: Progress | None = None,
     accounts: Sequence[str] | None = None,
     wait_s: float = 10.0,
@@ -96,7 +98,7 @@ def audit(
     started, started_ms = time.monotonic(), now_ms()
     lines = _ledger_lines(engine, say)
     if client is not None:
-        comparer = Comparer(engine, client, scripts or load_scripts(), wait_s=wait_s)
+        comparer = Comparer(engine, client, wait_s=wait_s)
         lines += _redis_lines(comparer, accounts, say)
     return AuditReport(lines, started_ms, time.monotonic() - started)
 
@@ -104,7 +106,8 @@ def audit(
 class DriftSampler:
     """Compares some accounts each round, all of them in turn, for the worker's gauge."""
 
-    def __init__(self, comparer: Comparer, metrics: WorkerMetrics) -> None:
+    def __init__(self, engine: Engine, comparer: Comparer, metrics: WorkerMetrics) -> None:
+        self._engine = engine
         self._comparer = comparer
         self._metrics = metrics
         self._after = 0
@@ -112,10 +115,19 @@ class DriftSampler:
     def run_once(self) -> int:
         """Compare the next accounts and set the gauges; return how many were compared."""
         comparison, self._after = self._comparer.sample(DRIFT_SAMPLE_ACCOUNTS, self._after)
+        self._give_up(comparison.ahead)
         self._metrics.drift.set(sum(d.amount for d in comparison.differences))
         self._metrics.drift_accounts.set(comparison.compared)
         self._metrics.drift_checked_at.set(time.time())
         return comparison.compared
+
+    def _give_up(self, ahead: Sequence[Place]) -> None:
+        """Give up shards of which Redis knows more than the ledger: that one went back in time."""
+        for place in ahead:
+            where = (place.shard, place.epoch, Cause.REFILL_AHEAD)
+            if in_transaction(self._engine, lambda c, w=where: suspect(c, *w)):  # type: ignore[misc]
+                fields = {"account": place.account, "shard": place.shard}
+                _log.critical("Redis has refills that the ledger does not have", extra=fields)
 
 
 def count_dead_letters(connection: Connection) -> int:

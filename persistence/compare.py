@@ -18,7 +18,6 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from persistence.pipelines import Call, call_many
-from sidecar.scripts import Scripts
 
 CHUNK_ACCOUNTS: Final = 500
 
@@ -28,14 +27,19 @@ _EXPIRE_ROUNDS: Final = 256
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an account's present generation lives."""
+    """Where an account's present generation lives: `run_id` is the process that decides for it."""
 
     account: str
     account_no: int
     gen: int
     shard: int
     epoch: int
+    run_id: str
     applied_refill_no: int
+
+    def call(self, verb: str, *args: int) -> Call:
+        """Return a script call of the account."""
+        return Call(verb, self.account, self.shard, self.epoch, self.run_id, args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +72,26 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was compared, and where it differs; `unflushed`: whose events did not arrive in time."""
+    """What was compared, and where it differs; `unflushed`: whose events did not arrive in time.
+
+    `ahead`: accounts of which Redis has refills that the ledger never wrote.
+    """
 
     compared: int
     differences: list[Difference]
     unflushed: list[str]
+    ahead: list[Place]
 
 
 class Comparer:
-    """Compares accounts of open shards. `wait_s`: how long the flusher may take."""
+    """Compares accounts that are in Redis: of open shards, and in their present generation.
 
-    def __init__(
-        self, engine: Engine, client: redis.Redis, scripts: Scripts, *, wait_s: float = 10.0
-    ) -> None:
+    `wait_s`: how long the flusher may take.
+    """
+
+    def __init__(self, engine: Engine, client: redis.Redis, *, wait_s: float = 10.0) -> None:
         self._engine = engine
         self._redis = client
-        self._scripts = scripts
         self._wait_s = wait_s
 
     def chunks(self, accounts: Sequence[str] | None = None) -> Iterator[Comparison]:
@@ -99,20 +107,39 @@ class Comparer:
     def sample(self, count: int, after: int) -> tuple[Comparison, int]:
         """Compare the `count` accounts after an account number; return also where to go on."""
         places = self._places(None, after, count)
-        comparison = self.compare(places) if places else Comparison(0, [], [])
+        comparison = self.compare(places) if places else Comparison(0, [], [], [])
         return comparison, places[-1].account_no if len(places) == count else 0
 
     def compare(self, places: Sequence[Place]) -> Comparison:
-        """Compare some accounts at what Redis says now."""
+        """Compare some accounts at what Redis says now.
+
+        Raises `RedisChanged` and the errors of SQLAlchemy and redis-py.
+        """
         snapshots, missing = self._snapshots(places)
         flushed, unflushed = self._wait(snapshots)
-        expected = self._expected(flushed)
-        differences = missing + [
-            Difference(s.account, "differs", s.available + s.held, expected.get(s.account))
-            for s in flushed
-            if expected.get(s.account) != s.available + s.held
-        ]
-        return Comparison(len(flushed) + len(missing), differences, unflushed)
+        known = self._expected(flushed)
+        differences, ahead = list(missing), set()
+        for one in flushed:
+            expected, refill_no = known.get(one.account, (None, 0))
+            if expected != one.available + one.held:
+                has = one.available + one.held
+                differences.append(Difference(one.account, "differs", has, expected))
+            if one.refill_no > refill_no:
+                ahead.add(one.account)
+        compared = len(flushed) + len(missing)
+        if differences or unflushed:
+            # What was given up or reopened meanwhile is not as it was when it was looked at.
+            still = self._still(places)
+            differences = [one for one in differences if one.account in still]
+            unflushed = [account for account in unflushed if account in still]
+        before = [place for place in places if place.account in ahead]
+        return Comparison(compared, differences, unflushed, before)
+
+    def _still(self, places: Sequence[Place]) -> set[str]:
+        """Return the accounts that are still in the same generation of a trusted Redis."""
+        now = self._places([place.account for place in places], 0)
+        where = {place.account: (place.gen, place.epoch) for place in now}
+        return {p.account for p in places if where.get(p.account) == (p.gen, p.epoch)}
 
     def _places(
         self, accounts: Sequence[str] | None, after: int, limit: int = CHUNK_ACCOUNTS
@@ -136,18 +163,15 @@ class Comparer:
         return snapshots, missing
 
     def _balances(self, places: Sequence[Place]) -> list[Any]:
-        replies = call_many(self._redis, [self._balance(place) for place in places])
+        replies = call_many(self._redis, [place.call("balance", 0) for place in places])
         for index, place in enumerate(places):
             for _ in range(_EXPIRE_ROUNDS):
                 reply = replies[index]
                 if isinstance(reply, Exception) or reply[0] != b"again":
                     break
-                expire: Call = (self._scripts.expire, place.account, place.shard, place.epoch, ())
-                replies[index] = call_many(self._redis, [expire, self._balance(place)])[1]
+                calls = [place.call("expire"), place.call("balance", 0)]
+                replies[index] = call_many(self._redis, calls)[1]
         return replies
-
-    def _balance(self, place: Place) -> Call:
-        return (self._scripts.balance, place.account, place.shard, place.epoch, (0,))
 
     def _wait(self, snapshots: list[Snapshot]) -> tuple[list[Snapshot], list[str]]:
         """Wait until the ledger has the snapshots' events; return those that it has, and others."""
@@ -163,11 +187,12 @@ class Comparer:
         with self._engine.connect() as connection:
             return set(connection.scalars(_BEHIND, _arrays(snapshots)))
 
-    def _expected(self, snapshots: list[Snapshot]) -> dict[str, int]:
+    def _expected(self, snapshots: list[Snapshot]) -> dict[str, tuple[int, int]]:
+        """Return what the ledger says of each account at its snapshot, and its last refill."""
         with self._engine.connect() as connection:
             connection.execution_options(isolation_level="REPEATABLE READ")
             rows = connection.execute(_EXPECTED, _arrays(snapshots))
-            return {row.account: int(row.expected) for row in rows}
+            return {row.account: (int(row.expected), int(row.refill_no)) for row in rows}
 
 
 def _snapshot(account: str, reply: Sequence[Any]) -> Snapshot:
@@ -187,10 +212,10 @@ def _arrays(snapshots: list[Snapshot]) -> dict[str, list[Any]]:
 
 _PLACES: Final = sa.text(
     """
-    SELECT a.account, a.account_no, g.gen, g.shard, g.epoch, g.applied_refill_no
+    SELECT a.account, a.account_no, g.gen, g.shard, g.epoch, s.run_id, g.applied_refill_no
     FROM accounts a
-    JOIN generations g ON g.account = a.account AND g.gen = a.generation
-    JOIN shards s ON s.shard = g.shard AND s.state = 'open' AND s.epoch > 0
+    JOIN generations g ON g.account = a.account AND g.gen = a.generation AND g.state = 'open'
+    JOIN shards s ON s.shard = g.shard AND s.epoch = g.epoch AND s.state = 'open' AND s.is_fenced
     WHERE a.account_no > :after
         AND (CAST(:accounts AS text[]) IS NULL OR a.account = ANY(:accounts))
     ORDER BY a.account_no LIMIT :limit
@@ -233,7 +258,8 @@ _EXPECTED: Final = sa.text(
             WHERE d.account = v.account AND d.generation = v.gen AND d.seq > v.seq)
         + (SELECT coalesce(sum(l.amount), 0) FROM dead_letters l
             WHERE l.account = v.account AND l.generation = v.gen AND l.seq > v.seq)
-        AS expected
+        AS expected,
+        g.refill_no
     FROM {_SNAPSHOTS}
     JOIN generations g ON g.account = v.account AND g.gen = v.gen
     """

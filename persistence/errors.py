@@ -42,5 +42,20 @@ class RedisMismatch(CreditsError):
     """Raised when Redis carries the state of another ledger than the one that was opened."""
 
 
+class RedisChanged(CreditsError):
+    """Raised when the Redis that answers is not the one that the ledger lent to.
+
+    Nothing was done. The opener sees to it; what was tried is tried again when it has.
+    """
+
+
+class SidecarAlive(CreditsError):
+    """Raised when a sidecar that is to be declared dead gives signs of life."""
+
+
+class SidecarUnknown(CreditsError):
+    """Raised when the ledger knows no sidecar of this id that is not gone already."""
+
+
 class BadEvent(CreditsError):
     """Raised when an entry of a usage stream is not an event that the ledger can take."""

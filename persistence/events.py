@@ -11,7 +11,10 @@ from persistence.errors import BadEvent
 from sidecar.domain import MAX_AMOUNT, USAGE_OPERATIONS, Operation, is_account, is_id
 
 FIELD: Final = b"e"
-"""The one field of a stream entry."""
+"""The one field of a stream entry that is an event."""
+
+MARK_FIELD: Final = b"h"
+"""The one field of a stream entry that says that a sidecar's journal is handed in."""
 
 VERSION: Final = 1
 
@@ -105,11 +108,14 @@ def event_id(event: Event) -> bytes:
 
     It is derived from the caller's id when that is a UUIDv7 of about the event's time: the same
     call, run again after a loss of Redis, is then the same event. Otherwise it is derived from the
-    event's place in its generation.
+    event's place in its generation and from what it says: a Redis that went back in time may have
+    used the same place for another event.
     """
     at_ms = _time_of_id(event) if event.operation in USAGE_OPERATIONS else None
     if at_ms is None:
-        return _uuid7(event.at_ms, f"{event.account}\0{event.generation}\0{event.seq}")
+        place = f"{event.account}\0{event.generation}\0{event.seq}"
+        what = f"{event.operation.value}\0{event.id}\0{event.amount}"
+        return _uuid7(event.at_ms, f"{place}\0{what}\0{event.at_ms}")
     name = f"{event.account}\0{event.id}\0{event.operation.value}"
     if event.operation is Operation.SETTLE:
         # A streamed hold is settled in steps; each has its own total, the last one is final.

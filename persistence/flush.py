@@ -3,12 +3,17 @@
 Any number of flushers may run; a shard's row, locked with SKIP LOCKED, is all they share. One
 transaction inserts the events, posts what was inserted, and moves the cursor, so that whatever is
 killed in the middle, each event is in the ledger once.
+
+Sidecars forget what the published cursor has passed. So it is published only when every entry that
+the stream ever got is accounted for: what is missing in the stream is still in their journals.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,25 +22,27 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
-from persistence.chain import batch_hash, rows_digest, transfers_digest
+from persistence.batches import Flushed, Shard, take_shard, write_batch
 from persistence.database import now_ms
-from persistence.errors import BadEvent, ShardBusy
-from persistence.events import FIELD, decode_event
-from persistence.letters import BatchKey, DeadLetter, Entry, write_letter
-from persistence.posting import Posted, Posting
-from persistence.tables import flush_batches
+from persistence.errors import RedisChanged, ShardBusy
+from persistence.posting import Posted
+from persistence.recovery import Cause, Drained, report_drained, suspect
+from persistence.streams import Reading, StreamReader, entries_added
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
 
 _log: Final = logging.getLogger(__name__)
 
-RawEntry = tuple[bytes, list[bytes]]
-"""A stream entry: its id, and its fields and values in turn."""
+_PAUSE_SECONDS: Final = 0.02
+_SAY_AGAIN_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class FlushResult:
-    """What one flush of a shard did. `is_more`: the batch was full, there may be another."""
+    """What one flush of a shard did. `is_more`: the batch was full, there may be another.
+
+    `events` are all entries, `marks` those by which a sidecar's journal is handed in.
+    """
 
     shard: int
     events: int = 0
@@ -43,16 +50,9 @@ class FlushResult:
     duplicates: int = 0
     replayed: int = 0
     dead: int = 0
+    marks: int = 0
     is_more: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    shard: int
-    epoch: int
-    cursor: str
-    last_batch: int
-    last_hash: bytes
+    drained: tuple[Drained, ...] = ()
 
 
 class Flusher:
@@ -69,12 +69,12 @@ class Flusher:
     ) -> None:
         self._engine = engine
         self._redis = client
-        # The same connections, without redis-py's reworking of each entry.
-        self._streams = redis.Redis(connection_pool=client.connection_pool)
-        self._streams.set_response_callback("XRANGE", lambda reply, **_: reply)
+        self._reader = StreamReader(client)
         self._metrics = metrics
         self._batch_events = batch_events
         self._keep_ms = keep_seconds * 1000
+        self._published: dict[int, str] = {}
+        self._forget_at = 0.0
 
     def run_once(self) -> list[FlushResult]:
         """Flush one batch of every shard that has events; return what was done.
@@ -88,10 +88,12 @@ class Flusher:
         for shard in self._behind():
             try:
                 results.append(self.flush_shard(shard))
-            except ShardBusy:
-                continue
+            except (ShardBusy, RedisChanged):
+                continue  # another flusher has it; or the opener is about to give it up
             except (sa.exc.SQLAlchemyError, psycopg.Error, redis.RedisError) as error:
                 failed = failed or error
+        # One line for all shards of a lost Redis.
+        report_drained([one for result in results for one in result.drained], self._metrics)
         if failed is not None:
             raise failed
         return results
@@ -101,71 +103,113 @@ class Flusher:
         while time.monotonic() < deadline:
             if not self._behind():
                 return True
-            self.run_once()
+            if not self.run_once():
+                time.sleep(_PAUSE_SECONDS)  # others have these shards
         return not self._behind()
 
     def flush_shard(self, shard: int) -> FlushResult:
-        """Flush one batch of a shard. Raises `ShardBusy` when another flusher has it."""
+        """Flush one batch of a shard.
+
+        Raises `ShardBusy` when another flusher has it, and `RedisChanged` when the Redis that
+        answers is not the one that decided for it.
+        """
         started = time.perf_counter()
         with self._engine.begin() as connection:
             # A row that someone else holds for long must not hold up the other shards.
             connection.execute(_LOCK_TIMEOUT)
-            state = _take_shard(connection, shard)
-            entries = self._read(state)
-            if not entries:
-                return FlushResult(shard)
-            posted = _flush(connection, state, entries)
-        self._after_commit(state, entries[-1][0].decode())
-        result = _result(shard, entries, posted, self._batch_events)
+            state = take_shard(connection, shard)
+            place = (shard, state.epoch, state.cursor)
+            reading = self._reader.read(*place, self._batch_events, state.process)
+            flushed = self._flush(connection, state, reading)
+        if flushed is None:
+            return FlushResult(shard)
+        if flushed.cause is None and flushed.is_complete:
+            last_id = reading.entries[-1][0].decode()
+            self._publish([(shard, state.epoch, last_id)])
+            self._trim(shard, state.epoch, last_id)
+        result = _result(shard, reading, flushed, self._batch_events)
         self._count(result, time.perf_counter() - started)
-        _report(shard, posted)
+        _report(shard, flushed)
         return result
+
+    def _flush(self, connection: Connection, state: Shard, reading: Reading) -> Flushed | None:
+        """Write what was read; None when there was nothing to write."""
+        left = reading.added - state.flushed_events - len(reading.entries)
+        is_short = left < 0 or (left > 0 and len(reading.entries) < self._batch_events)
+        if reading.entries:
+            flushed = write_batch(connection, state, reading, is_short=is_short)
+            flushed.is_complete = left == 0 and state.state != "suspect"
+            return flushed
+        if is_short and suspect(connection, state.shard, state.epoch, Cause.STREAM_SHORT):
+            return Flushed(Posted(), cause=Cause.STREAM_SHORT)
+        return None
 
     def _behind(self) -> list[int]:
         """Return the shards with events that the ledger has not, those that wait longest first."""
         with self._engine.connect() as connection:
-            rows = connection.execute(_OPEN_SHARDS).all()
+            rows = connection.execute(_FENCED_SHARDS).all()
+        infos = self._ask(rows, lambda pipeline, stream, _: pipeline.xinfo_stream(stream))
+        added = {row.shard: entries_added(info) for row, info in zip(rows, infos, strict=True)}
+        whole = [row for row in rows if added[row.shard] == row.flushed_events]
+        self._publish([(r.shard, r.epoch, r.cursor) for r in whole if r.state != "suspect"])
+        waiting = [row for row in rows if added[row.shard] > row.flushed_events]
+        first = self._ask(waiting, lambda p, stream, row: _first_after(p, stream, row.cursor))
+        oldest = {
+            row.shard: int(entries[0][0].partition(b"-")[0])
+            for row, entries in zip(waiting, first, strict=True)
+            if entries
+        }
+        self._gauge(sum(added[row.shard] - row.flushed_events for row in waiting), oldest)
+        # One that lacks entries is looked at once: then it is suspect.
+        short = [
+            row.shard
+            for row in rows
+            if added[row.shard] != row.flushed_events
+            and row.shard not in oldest
+            and row.state != "suspect"
+        ]
+        return short + sorted(oldest, key=oldest.__getitem__)
+
+    def _ask(self, rows: Sequence[Any], ask: Callable[[Any, str, Any], object]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
         for row in rows:
-            pipeline.xrange(keys.stream(row.shard, row.epoch), f"({row.cursor}", "+", count=1)
-        oldest = {}
-        for row, entries in zip(rows, pipeline.execute(), strict=True):
-            if entries:
-                oldest[row.shard] = int(entries[0][0].partition(b"-")[0])
-        self._gauge(rows, oldest)
-        return sorted(oldest, key=oldest.__getitem__)
+            ask(pipeline, keys.stream(row.shard, row.epoch), row)
+        return pipeline.execute(raise_on_error=False)
 
-    def _gauge(self, rows: Any, oldest: dict[int, int]) -> None:
+    def _gauge(self, unflushed: int, oldest: dict[int, int]) -> None:
         lag_ms = now_ms() - min(oldest.values()) if oldest else 0
         self._metrics.flush_lag_seconds.set(max(lag_ms, 0) / 1000)
-        pipeline = self._redis.pipeline(transaction=False)
-        waiting = [row for row in rows if row.shard in oldest]
-        for row in waiting:
-            pipeline.xinfo_stream(keys.stream(row.shard, row.epoch))
-        added = [int(info["entries-added"]) for info in pipeline.execute()]
-        flushed = [int(row.flushed_events) for row in waiting]
-        unflushed = sum(max(a - f, 0) for a, f in zip(added, flushed, strict=True))
         self._metrics.unflushed_events.set(unflushed)
 
-    def _read(self, state: _Shard) -> list[RawEntry]:
-        stream = keys.stream(state.shard, state.epoch)
-        reply: Any = self._streams.xrange(
-            stream, min=f"({state.cursor}", max="+", count=self._batch_events
-        )
-        return list(reply)
-
-    def _after_commit(self, state: _Shard, last_id: str) -> None:
-        """Tell sidecars how far the ledger is, and drop what it has held for long enough."""
-        stream = keys.stream(state.shard, state.epoch)
-        keep_from = max(int(last_id.partition("-")[0]) - self._keep_ms, 0)
+    def _publish(self, cursors: Sequence[tuple[int, int, str]]) -> None:
+        """Tell sidecars how far the ledger is in the epochs of these shards, unless they know."""
+        if time.monotonic() >= self._forget_at:
+            # Someone may have deleted the keys.
+            self._published.clear()
+            self._forget_at = time.monotonic() + _SAY_AGAIN_SECONDS
+        news = {
+            shard: f"{epoch} {last_id}"
+            for shard, epoch, last_id in cursors
+            if self._published.get(shard) != f"{epoch} {last_id}"
+        }
+        if not news:
+            return
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(keys.cursor(state.shard), last_id)
-        pipeline.xtrim(stream, minid=keep_from, approximate=True)
+        for shard, cursor in news.items():
+            pipeline.set(keys.cursor(shard), cursor)
         try:
             pipeline.execute()
         except redis.RedisError:
-            # The ledger has it; the next batch says it again.
-            _log.warning("cursor not published", extra={"shard": state.shard})
+            # The ledger has it; the next look says it again.
+            _log.warning("cursors not published", extra={"shards": len(news)})
+            return
+        self._published |= news
+
+    def _trim(self, shard: int, epoch: int, last_id: str) -> None:
+        """Drop what the ledger has held for long enough; what fails is done with the next batch."""
+        keep_from = max(int(last_id.partition("-")[0]) - self._keep_ms, 0)
+        with contextlib.suppress(redis.RedisError):
+            self._redis.xtrim(keys.stream(shard, epoch), minid=keep_from, approximate=True)
 
     def _count(self, result: FlushResult, seconds: float) -> None:
         self._metrics.flush_seconds.observe(seconds)
@@ -174,74 +218,27 @@ class Flusher:
             self._metrics.flushed_events.labels(outcome).inc(getattr(result, outcome))
 
 
-def _take_shard(connection: Connection, shard: int) -> _Shard:
-    row = connection.execute(_TAKE, {"shard": shard}).one_or_none()
-    if row is None:
-        raise ShardBusy(f"shard {shard} is flushed by another worker or is not open")
-    return _Shard(row.shard, row.epoch, row.cursor, int(row.last_batch), bytes(row.last_hash))
+def _first_after(pipeline: Any, stream: str, cursor: str) -> None:
+    pipeline.xrange(stream, f"({cursor}", "+", count=1)
 
 
-def _flush(connection: Connection, state: _Shard, entries: list[RawEntry]) -> Posted:
-    key = BatchKey(state.shard, state.last_batch + 1, now_ms())
-    good, unreadable = _decoded(entries)
-    posted = Posting(connection, key).post(good) if good else Posted()
-    for letter in unreadable:
-        write_letter(connection, key, letter)
-    posted.dead += unreadable
-    digest = batch_hash(
-        state.last_hash, rows_digest(posted.rows), transfers_digest(posted.transfers)
-    )
-    connection.execute(
-        flush_batches.insert().values(
-            shard=key.shard,
-            batch_no=key.batch,
-            epoch=state.epoch,
-            first_id=entries[0][0].decode(),
-            last_id=entries[-1][0].decode(),
-            events=len(entries),
-            inserted=len(posted.rows),
-            amount=sum(row.event.amount for row in posted.rows),
-            at_ms=key.at_ms,
-            prev_hash=state.last_hash,
-            hash=digest,
-        )
-    )
-    moved = {
-        "shard": key.shard,
-        "cursor": entries[-1][0].decode(),
-        "events": len(entries),
-        "batch": key.batch,
-        "hash": digest,
-    }
-    connection.execute(_MOVE_CURSOR, moved)
-    return posted
-
-
-def _decoded(entries: list[RawEntry]) -> tuple[list[Entry], list[DeadLetter]]:
-    good: list[Entry] = []
-    unreadable: list[DeadLetter] = []
-    for id, fields in entries:
-        raw = fields[1] if len(fields) == 2 and fields[0] == FIELD else b"\0".join(fields)
-        try:
-            good.append((id.decode(), raw, decode_event(raw)))
-        except BadEvent as error:
-            unreadable.append(DeadLetter(id.decode(), raw, "unreadable", str(error)[:500]))
-    return good, unreadable
-
-
-def _result(shard: int, entries: list[RawEntry], posted: Posted, full: int) -> FlushResult:
+def _result(shard: int, reading: Reading, flushed: Flushed, full: int) -> FlushResult:
+    posted = flushed.posted
     return FlushResult(
         shard,
-        events=len(entries),
+        events=len(reading.entries),
         inserted=len(posted.rows),
         duplicates=len(posted.duplicates),
         replayed=posted.replayed,
         dead=len(posted.dead),
-        is_more=len(entries) >= full,
+        marks=flushed.marks,
+        is_more=len(reading.entries) >= full,
+        drained=tuple(flushed.drained),
     )
 
 
-def _report(shard: int, posted: Posted) -> None:
+def _report(shard: int, flushed: Flushed) -> None:
+    posted = flushed.posted
     for letter in posted.dead:
         fields = {
             "shard": shard,
@@ -254,27 +251,13 @@ def _report(shard: int, posted: Posted) -> None:
     if posted.duplicates:
         count = len(posted.duplicates)
         _log.warning("duplicate events given back", extra={"shard": shard, "events": count})
+    if flushed.cause is not None:
+        _log.critical("Redis lost events", extra={"shard": shard, "cause": flushed.cause.value})
 
 
 _LOCK_TIMEOUT: Final = sa.text("SET LOCAL lock_timeout = '2s'")
 
-_OPEN_SHARDS: Final = sa.text(
-    "SELECT shard, epoch, cursor, flushed_events FROM shards"
-    " WHERE state = 'open' AND epoch > 0 ORDER BY shard"
-)
-
-_TAKE: Final = sa.text(
-    """
-    SELECT shard, epoch, cursor, last_batch, last_hash FROM shards
-    WHERE shard = :shard AND state = 'open' AND epoch > 0
-    FOR NO KEY UPDATE SKIP LOCKED
-    """
-)
-
-_MOVE_CURSOR: Final = sa.text(
-    """
-    UPDATE shards SET cursor = :cursor, flushed_events = flushed_events + :events,
-        last_batch = :batch, last_hash = :hash
-    WHERE shard = :shard
-    """
+_FENCED_SHARDS: Final = sa.text(
+    "SELECT shard, epoch, state, cursor, flushed_events FROM shards"
+    " WHERE is_fenced AND epoch > 0 ORDER BY shard"
 )

@@ -35,8 +35,8 @@ def open_generation(
 ) -> int:
     """Begin the account's next generation, with its `open` refill, and return its number.
 
-    `payload` is what `open` carries: `status`, `overdraft` and `reason`. The caller holds the
-    account's row.
+    `payload` is what `open` carries: `status`, `overdraft`, `reason` and `allowance`. The caller
+    holds the account's row.
     """
     # The epoch that is read here must not change before this generation can be seen.
     connection.execute(sa.text("SELECT pg_advisory_xact_lock_shared(:k)"), {"k": OPENING_LOCK})
@@ -67,7 +67,8 @@ def add_refill(
     """Write the next refill of the account's generation and wake the workers; return its number.
 
     `lent` microcredits are counted as lent by it (its transfer is the caller's), `restored` as
-    given back. None when the present generation is not open: nothing is lent to lost state.
+    given back. None when the account's generation is superseded: nothing is lent to a lost Redis;
+    the next generation begins with all that the ledger has.
     """
     values = {"account": account, "lent": lent, "restored": restored}
     row = connection.execute(_NUMBER, values).one_or_none()
@@ -90,7 +91,10 @@ def add_refill(
 
 
 def generation_accounts(connection: Connection, account: str) -> sa.Row[Any]:
-    """Lock the account's present generation; return its `gen`, `state` and ledger accounts."""
+    """Lock the account's newest generation; return its `gen` and ledger accounts.
+
+    `is_present`: it may be lent to. Otherwise it is superseded, and what comes stays `available`.
+    """
     return connection.execute(_PRESENT, {"account": account}).one()
 
 
@@ -112,9 +116,9 @@ _NUMBER: Final = sa.text(
     """
     UPDATE generations g
     SET refill_no = g.refill_no + 1, lent = g.lent + :lent, restored = g.restored + :restored
-    FROM accounts a
+    FROM accounts a, shards s
     WHERE a.account = :account AND g.account = a.account AND g.gen = a.generation
-        AND g.state = 'open'
+        AND g.state = 'open' AND s.shard = g.shard AND s.epoch = g.epoch
     RETURNING g.gen, g.refill_no
     """
 )
@@ -130,8 +134,10 @@ _NOTIFY: Final = sa.text("SELECT pg_notify(:channel, :account)")
 
 _PRESENT: Final = sa.text(
     """
-    SELECT g.gen, g.state, g.available_no, g.lent_no
+    SELECT g.gen, g.available_no, g.lent_no,
+        g.state = 'open' AND g.epoch = s.epoch AS is_present
     FROM accounts a JOIN generations g ON g.account = a.account AND g.gen = a.generation
+    JOIN shards s ON s.shard = g.shard
     WHERE a.account = :account
     FOR NO KEY UPDATE OF g
     """

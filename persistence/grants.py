@@ -160,14 +160,14 @@ def _new_grant(
     source = ledger_account(connection, f"source:{request.category.value}")
     name, amount = request.account, request.amount
     moves = [Transfer(source, present.available_no, amount, kind, name, reference)]
-    if present.state == "open":
+    if present.is_present:
         lend = TransferKind.LEND
         moves.append(
             Transfer(present.available_no, present.lent_no, amount, lend, name, request.id)
         )
     transfer = post(connection, moves, at_ms=now_ms())[0]
     row = _insert_grant(connection, request, transfer)
-    if present.state == "open":
+    if present.is_present:
         add_refill(connection, name, RefillKind.GRANT, amount, _refill_payload(row))
     total = account.granted_total + amount
     change = accounts.update().where(accounts.c.account == name)

@@ -17,24 +17,27 @@ from sqlalchemy import Connection, Engine
 
 from persistence.asks import AccountLoader
 from persistence.audit import DriftSampler, count_dead_letters
+from persistence.bell import RefillBell
 from persistence.compare import Comparer
 from persistence.database import in_transaction
 from persistence.flush import Flusher
-from persistence.generations import REFILL_CHANNEL
 from persistence.opening import ShardOpener
 from persistence.partitions import ensure_partitions
 from persistence.refills import RefillSender
+from persistence.registry import Registry
+from persistence.reopening import Reopener
 from persistence.sweep import Sweeper
+from sidecar.errors import CreditsError
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import Scripts
 
 _log: Final = logging.getLogger(__name__)
 
 _FIRST_BACK_OFF_S: Final = 0.1
-_LAST_BACK_OFF_S: Final = 10.0
+_LAST_BACK_OFF_S: Final = 1.0  # when Redis is back, recovery must not wait for the jobs
 _ASK_WAIT_S: Final = 0.5
 _REFILL_POLL_S: Final = 0.25
 _DRIFT_WAIT_S: Final = 5.0
+_LOOK_S: Final = 0.25
 
 
 class Settings(Protocol):
@@ -55,6 +58,14 @@ class Settings(Protocol):
     @property
     def allow_unsafe_redis(self) -> bool:
         """Whether to work on a Redis that may forget."""
+
+    @property
+    def sidecar_lost_seconds(self) -> int:
+        """How long a sidecar may be silent before it is let go of."""
+
+    @property
+    def sidecar_dead_seconds(self) -> int:
+        """How long a recovery waits for a silent sidecar; 0 for ever."""
 
 
 class Job(threading.Thread):
@@ -118,41 +129,13 @@ class Job(threading.Thread):
         self._failures += 1
         fields = {"job": self.job, "failures": self._failures, "error": _first_line(error)}
         # The first failure says all; an outage of an hour need not fill the log.
-        level = logging.ERROR if self._failures == 1 else logging.WARNING
-        _log.log(level, "job failed", extra=fields, exc_info=self._failures == 1)
-        longest = min(_FIRST_BACK_OFF_S * 2**self._failures, _LAST_BACK_OFF_S)
+        if self._failures == 1:
+            is_surprise = not isinstance(error, CreditsError)
+            _log.error("job failed", extra=fields, exc_info=is_surprise)
+        elif self._failures & (self._failures - 1) == 0:
+            _log.warning("job still fails", extra=fields)
+        longest = min(_FIRST_BACK_OFF_S * 2 ** min(self._failures, 10), _LAST_BACK_OFF_S)
         return random.uniform(longest / 2, longest)
-
-
-class RefillBell:
-    """Waits for the ledger's word that there is a refill; if it cannot listen, for a while."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._connection: psycopg.Connection[tuple[object, ...]] | None = None
-
-    def wait(self, seconds: float) -> None:
-        """Return when a refill was written, or after `seconds`."""
-        try:
-            connection = self._connection or self._listen()
-            for _ in connection.notifies(timeout=seconds, stop_after=1):
-                return
-        except (psycopg.Error, sa.exc.SQLAlchemyError, OSError):
-            self.close()
-            time.sleep(seconds)
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _listen(self) -> psycopg.Connection[tuple[object, ...]]:
-        arguments = self._engine.dialect.create_connect_args(self._engine.url)[1]
-        connection = psycopg.connect(**arguments, autocommit=True, connect_timeout=5)
-        connection.execute(f"LISTEN {REFILL_CHANNEL}")
-        self._connection = connection
-        return connection
 
 
 class WorkerJobs:
@@ -166,7 +149,6 @@ class WorkerJobs:
         self,
         engine: Engine,
         client: redis.Redis,
-        scripts: Scripts,
         metrics: WorkerMetrics,
         settings: Settings,
         *,
@@ -175,20 +157,19 @@ class WorkerJobs:
         self._engine = engine
         self._metrics = metrics
         self._bell = RefillBell(engine)
+        self._flusher = self._new_flusher(client, settings)
         self._opener = ShardOpener(
-            engine, client, metrics, is_unsafe_allowed=settings.allow_unsafe_redis
-        )
-        self._flusher = Flusher(
             engine,
             client,
+            self._new_flusher(client, settings),
             metrics,
-            batch_events=settings.flush_batch_events,
-            keep_seconds=settings.stream_keep_seconds,
+            is_unsafe_allowed=settings.allow_unsafe_redis,
         )
         self.jobs: Final = [
-            self._job("shards", self._opener.run_once, 1.0),
+            self._job("shards", self._opener.run_once, _LOOK_S),
             self._job("flush", self._flush, settings.flush_interval_ms / 1000, is_eager=True),
-            *self._account_jobs(client, scripts),
+            *self._account_jobs(client),
+            *self._recovery_jobs(client, settings),
             self._job("partitions", self._partitions, 3600.0),
             self._job("dead_letters", self._dead_letters, 5.0),
             *(self._job(name, work, wait_s, is_eager=True) for name, work, wait_s in others),
@@ -225,12 +206,35 @@ class WorkerJobs:
             _log.warning("not drained", extra={"error": _first_line(error)})
             return False
 
-    def _account_jobs(self, client: redis.Redis, scripts: Scripts) -> list[Job]:
+    def _new_flusher(self, client: redis.Redis, settings: Settings) -> Flusher:
+        return Flusher(
+            self._engine,
+            client,
+            self._metrics,
+            batch_events=settings.flush_batch_events,
+            keep_seconds=settings.stream_keep_seconds,
+        )
+
+    def _recovery_jobs(self, client: redis.Redis, settings: Settings) -> list[Job]:
+        registry = Registry(
+            self._engine,
+            client,
+            self._metrics,
+            lost_seconds=settings.sidecar_lost_seconds,
+            dead_seconds=settings.sidecar_dead_seconds,
+        )
+        reopener = Reopener(self._engine, self._metrics)
+        return [
+            self._job("sidecars", registry.run_once, _LOOK_S),
+            self._job("reopen", reopener.run_once, _LOOK_S, is_eager=True),
+        ]
+
+    def _account_jobs(self, client: redis.Redis) -> list[Job]:
         engine, metrics = self._engine, self._metrics
-        sender, asked = (RefillSender(engine, client, scripts, metrics) for _ in range(2))
-        loader = AccountLoader(engine, client, scripts, asked, metrics)
-        sweeper = Sweeper(engine, client, scripts, metrics)
-        drift = DriftSampler(Comparer(engine, client, scripts, wait_s=_DRIFT_WAIT_S), metrics)
+        sender, asked = (RefillSender(engine, client, metrics) for _ in range(2))
+        loader = AccountLoader(engine, client, asked, Reopener(engine, metrics), metrics)
+        sweeper = Sweeper(engine, client, metrics)
+        drift = DriftSampler(engine, Comparer(engine, client, wait_s=_DRIFT_WAIT_S), metrics)
         return [
             self._job("refills", sender.run_once, _REFILL_POLL_S, wait=self._bell.wait),
             # Waiting for asks is its work: it is never idle.

@@ -1,19 +1,42 @@
-"""Many script calls in one round trip, for the workers' jobs; those of one account atomically."""
+"""Many script calls in one round trip, for the workers' jobs; those of one account atomically.
+
+The scripts are bound to one Redis process, the one that the ledger names: another process does not
+know them, and gets them only after it has said on the same connection that it is the right one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import redis
 from redis.exceptions import NoScriptError
 
+from persistence.errors import RedisChanged
 from sidecar import keys
-from sidecar.scripts import Script
+from sidecar.scripts import Script, load_scripts
 
-Call = tuple[Script, str, int, int, Sequence[str | int | bytes]]
-"""Script, account, its shard, the shard's epoch, and the arguments after the epoch."""
+Argument = str | int | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an account's script. `run_id`: the process that may decide for its shard."""
+
+    verb: str
+    account: str
+    shard: int
+    epoch: int
+    run_id: str
+    args: Sequence[Argument] = ()
+
+    @property
+    def script(self) -> Script:
+        """The script, as that process knows it."""
+        script: Script = getattr(load_scripts(self.run_id), self.verb)
+        return script
 
 
 def call_many(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
@@ -22,21 +45,47 @@ def call_many(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     Calls that follow each other for one account are one transaction.
 
     A reply is an array with the status first, or the error that Redis gave for that call alone.
-    Raises the errors of redis-py when Redis cannot be reached; which calls ran is unknown then.
+    Raises `RedisChanged` when another process answers, and the errors of redis-py when Redis
+    cannot be reached; which calls ran is unknown then.
     """
     replies = _run(client, calls)
     if not any(isinstance(reply, NoScriptError) for reply in replies):
         return replies
-    for script in {call[0].sha: call[0] for call in calls}.values():
-        client.script_load(script.text)
+    load(client, {call.run_id for call in calls})
     # Some of the calls may have run before. Each script that comes here is numbered or changes
     # nothing the second time.
     return _run(client, calls)
 
 
+def load(client: redis.Redis, run_ids: Iterable[str]) -> None:
+    """Load the scripts of a process into it. Raises `RedisChanged` when another one answers."""
+    connection: Any = client.connection_pool.get_connection()
+    try:
+        # Not through the client: it might connect anew in between, to another process.
+        connection.send_command("INFO", "server")
+        found = _run_id(connection.read_response())
+        for run_id in run_ids:
+            if run_id != found:
+                raise RedisChanged(f"Redis process {found} answers, the ledger lent to {run_id}")
+        for script in load_scripts(found).all():
+            connection.send_command("SCRIPT LOAD", script.text)
+            connection.read_response()
+    except BaseException:
+        connection.disconnect()
+        raise
+    finally:
+        client.connection_pool.release(connection)
+
+
+def _run_id(info: Any) -> str:
+    text = info.decode() if isinstance(info, bytes) else str(info)
+    lines = dict(line.partition(":")[::2] for line in text.splitlines())
+    return lines.get("run_id", "")
+
+
 def _run(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     pipeline = client.pipeline(transaction=False)
-    groups = [list(group) for _, group in groupby(calls, key=lambda call: call[1])]
+    groups = [list(group) for _, group in groupby(calls, key=lambda call: call.account)]
     for group in groups:
         # Nobody may see an account between its opening and its first grant: it would look empty.
         _queue(pipeline, group, is_atomic=len(group) > 1)
@@ -47,9 +96,9 @@ def _run(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
 def _queue(pipeline: Any, group: Sequence[Call], *, is_atomic: bool) -> None:
     if is_atomic:
         pipeline.execute_command("MULTI")
-    for script, account, shard, epoch, args in group:
-        names = keys.account_keys(account, shard, epoch)
-        pipeline.evalsha(script.sha, len(names), *names, epoch, *args)
+    for call in group:
+        names = keys.account_keys(call.account, call.shard, call.epoch)
+        pipeline.evalsha(call.script.sha, len(names), *names, call.epoch, *call.args)
     if is_atomic:
         pipeline.execute_command("EXEC")
 

@@ -31,6 +31,7 @@ class Refill:
     payload: dict[str, Any]
     shard: int
     epoch: int
+    run_id: str
     applied_refill_no: int
 
 
@@ -42,7 +43,8 @@ def arguments(kind: RefillKind, payload: dict[str, Any]) -> tuple[str | int | by
         return payload["amount"], payload["grant_no"]
     if kind is RefillKind.RESTORE:
         return (msgspec.msgpack.encode(payload["allocations"]),)
-    return payload["status"], payload["overdraft"], payload["reason"]
+    allowance = payload.get("allowance", 0)  # older refills have none
+    return payload["status"], payload["overdraft"], payload["reason"], allowance
 
 
 class RefillRows:
@@ -110,26 +112,29 @@ def _refill(row: sa.Row[Any]) -> Refill:
         row.payload,
         row.shard,
         row.epoch,
+        row.run_id,
         int(row.applied_refill_no),
     )
 
 
-# Only what may go to Redis now: present, open generations of open shards, of the shard's epoch.
+# Only what may go to Redis now: present generations, in shards whose Redis is trusted.
 _SENDABLE: Final = """
     FROM refills r
     JOIN accounts a ON a.account = r.account AND a.generation = r.gen
     JOIN generations g ON g.account = r.account AND g.gen = r.gen AND g.state = 'open'
-    JOIN shards s ON s.shard = g.shard AND s.state = 'open' AND s.epoch > 0 AND s.epoch = g.epoch
+    JOIN shards s ON s.shard = g.shard AND s.epoch = g.epoch
+        AND s.state <> 'suspect' AND s.is_fenced
 """
 
 _COLUMNS: Final = """
-    r.account, r.gen, r.refill_no, r.kind, r.payload, g.shard, g.epoch, g.applied_refill_no
+    r.account, r.gen, r.refill_no, r.kind, r.payload, g.shard, g.epoch, s.run_id,
+    g.applied_refill_no
 """
 
 _WAITING: Final = sa.text(
     f"""
     SELECT r.account {_SENDABLE}
-    WHERE r.applied_ms IS NULL AND r.account <> ALL(:skip)
+    WHERE r.applied_ms IS NULL AND r.voided_ms IS NULL AND r.account <> ALL(:skip)
     GROUP BY r.account ORDER BY min(r.created_ms) LIMIT :limit
     """
 ).bindparams(sa.bindparam("skip", type_=ARRAY(sa.Text)))
@@ -137,7 +142,7 @@ _WAITING: Final = sa.text(
 _PENDING: Final = sa.text(
     f"""
     SELECT {_COLUMNS} {_SENDABLE}
-    WHERE r.applied_ms IS NULL AND r.account = ANY(:accounts)
+    WHERE r.applied_ms IS NULL AND r.voided_ms IS NULL AND r.account = ANY(:accounts)
         AND r.refill_no <= g.applied_refill_no + :limit
     ORDER BY r.account, r.refill_no
     """
@@ -152,7 +157,14 @@ _EARLIER: Final = sa.text(
     """
 )
 
-_OLDEST: Final = sa.text(f"SELECT min(r.created_ms) {_SENDABLE} WHERE r.applied_ms IS NULL")
+_OLDEST: Final = sa.text(
+    """
+    SELECT min(r.created_ms) FROM refills r
+    JOIN generations g ON g.account = r.account AND g.gen = r.gen AND g.state = 'open'
+    JOIN shards s ON s.shard = g.shard AND s.epoch = g.epoch
+    WHERE r.applied_ms IS NULL AND r.voided_ms IS NULL
+    """
+)
 
 _ARRAYS: Final = (
     sa.bindparam("accounts", type_=ARRAY(sa.Text)),

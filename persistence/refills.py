@@ -13,25 +13,33 @@ from typing import Any, Final
 import redis
 from sqlalchemy import Engine
 
-from persistence.database import now_ms
+from persistence.database import in_transaction, now_ms
 from persistence.pipelines import Call, call_many
+from persistence.recovery import Cause, suspect, suspect_refill_ahead
 from persistence.refill_rows import Refill, RefillRows, arguments
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import Script, Scripts
 
 _log: Final = logging.getLogger(__name__)
 
 _EXPIRE_ROUNDS: Final = 64
 
 _DONE: Final = frozenset({"applied", "replayed"})
+_LOST: Final = {
+    "unknown": Cause.ACCOUNT_MISSING,
+    "stale": Cause.ACCOUNT_MISSING,
+    "fenced": Cause.ACCOUNT_MISSING,
+    "behind": Cause.REFILL_BEHIND,
+}
+"""Statuses of an account that Redis does not have as the ledger lent to it."""
 
 
 @dataclass(slots=True)
 class Sent:
     """What became of the refills of some accounts.
 
-    `lost`: accounts that Redis had and has no more, or has of another life.
+    `lost`: accounts that Redis had and has no more, or has of another life; `stuck`: those whose
+    refill it refused.
     """
 
     applied: int = 0
@@ -42,20 +50,18 @@ class Sent:
 class RefillSender:
     """Sends pending refills. One instance belongs to one thread."""
 
-    def __init__(
-        self, engine: Engine, client: redis.Redis, scripts: Scripts, metrics: WorkerMetrics
-    ) -> None:
+    def __init__(self, engine: Engine, client: redis.Redis, metrics: WorkerMetrics) -> None:
+        self._engine = engine
         self._rows = RefillRows(engine)
         self._redis = client
-        self._scripts = scripts
         self._metrics = metrics
         self._reported: set[str] = set()
 
     def run_once(self) -> int:
         """Apply the pending refills of some accounts, oldest first; return how many were applied.
 
-        Raises the errors of SQLAlchemy and redis-py; what was applied stays so, and is marked
-        when it is sent again.
+        Raises `RedisChanged` and the errors of SQLAlchemy and redis-py; what was applied stays so,
+        and is marked when it is sent again.
         """
         applied = 0
         skip: set[str] = set()
@@ -96,6 +102,7 @@ class RefillSender:
             self._metrics.refills.labels(status).inc()
             if status in _DONE:
                 done.append(refill)
+                self._check_ahead(refill, reply)
                 continue
             failed.add(refill.account)
             self._fail(refill, status, reply, sent)
@@ -104,21 +111,37 @@ class RefillSender:
     def _catch_up(self, refill: Refill, status: str) -> str:
         """Send a refill again after those that Redis lacks before it; return its status."""
         if status == "gap":
-            earlier = self._rows.between(self._redis_refill_no(refill), refill)
+            number = self._redis_refill_no(refill)
+            if number < refill.applied_refill_no:
+                return "behind"
+            earlier = self._rows.between(number, refill)
             for reply in call_many(self._redis, [self._call(one) for one in earlier]):
                 if _status(reply) not in _DONE:
                     return _status(reply)
         for _ in range(_EXPIRE_ROUNDS):
             call = self._call(refill)
-            expire: Call = (self._scripts.expire, refill.account, refill.shard, refill.epoch, ())
+            expire = Call("expire", refill.account, refill.shard, refill.epoch, refill.run_id)
             status = _status(call_many(self._redis, [expire, call])[1])
             if status != "again":
                 break
         return status
 
+    def _check_ahead(self, refill: Refill, reply: Any) -> None:
+        """Give the shard up when Redis has a later refill than the ledger ever wrote."""
+        if _status(reply) != "replayed" or reply[1] <= refill.refill_no:
+            return
+        account, gen, number = refill.account, refill.gen, int(reply[1])
+        # Others may have written and sent more since: what the ledger says now counts.
+        if in_transaction(self._engine, lambda c: suspect_refill_ahead(c, account, gen, number)):
+            fields = {"account": account, "generation": gen, "refill_no": number}
+            _log.critical("Redis has refills that the ledger does not have", extra=fields)
+
     def _fail(self, refill: Refill, status: str, reply: Any, sent: Sent) -> None:
-        is_gone = status in ("unknown", "stale", "fenced")
-        (sent.lost if is_gone else sent.stuck).add(refill.account)
+        cause = _LOST.get(status)
+        (sent.lost if cause else sent.stuck).add(refill.account)
+        if cause:
+            place = (refill.shard, refill.epoch, cause)
+            in_transaction(self._engine, lambda c: suspect(c, *place))
         if refill.account in self._reported:
             return
         fields = {
@@ -137,9 +160,9 @@ class RefillSender:
         self._reported |= sent.lost | sent.stuck
 
     def _call(self, refill: Refill) -> Call:
-        script: Script = getattr(self._scripts, refill.kind.value)
         args = (refill.gen, refill.refill_no, *arguments(refill.kind, refill.payload))
-        return (script, refill.account, refill.shard, refill.epoch, args)
+        place = (refill.account, refill.shard, refill.epoch, refill.run_id)
+        return Call(refill.kind.value, *place, args)
 
     def _redis_refill_no(self, refill: Refill) -> int:
         name = keys.account_keys(refill.account, refill.shard, refill.epoch)[0]

@@ -41,7 +41,7 @@ class Sums:
     overage: int = 0
     suspended: int = 0
     dropped: int = 0
-    is_frozen: bool = False
+    residue: int = 0
     grants: dict[int, list[int]] = field(default_factory=dict)
 
     def add(self, event: Event) -> None:
@@ -88,6 +88,9 @@ class Sums:
             (numbers.lent, numbers.suspense, self.suspended, TransferKind.SUSPENSE),
             # What a refund would have given back cannot be suspended below nothing.
             (numbers.suspense, numbers.lent, -self.suspended, TransferKind.SUSPENSE),
+            # What came back of a closed generation, and goes to it again for what comes late.
+            (numbers.lent, numbers.available, self.residue, TransferKind.RESIDUE),
+            (numbers.available, numbers.lent, -self.residue, TransferKind.RESIDUE),
         )
         return [
             Transfer(debit, credit, amount, kind, account, reference)
@@ -108,7 +111,7 @@ def roll_up(events: Iterable[Event]) -> dict[GenerationKey, Sums]:
     return sums
 
 
-def apply_sums(connection: Connection, sums: dict[GenerationKey, Sums], at_ms: int) -> None:
+def apply_sums(connection: Connection, sums: dict[GenerationKey, Sums]) -> None:
     """Add the sums to the generations, whose rows the caller has locked, and to the grants."""
     if not sums:
         return
@@ -116,7 +119,6 @@ def apply_sums(connection: Connection, sums: dict[GenerationKey, Sums], at_ms: i
     connection.execute(
         _GENERATIONS,
         {
-            "at_ms": at_ms,
             "accounts": [account for (account, _), _ in entries],
             "gens": [gen for (_, gen), _ in entries],
             "seqs": [s.seq for _, s in entries],
@@ -126,7 +128,7 @@ def apply_sums(connection: Connection, sums: dict[GenerationKey, Sums], at_ms: i
             "overage": [s.overage for _, s in entries],
             "suspended": [s.suspended for _, s in entries],
             "dropped": [s.dropped for _, s in entries],
-            "frozen": [s.is_frozen for _, s in entries],
+            "residues": [s.residue for _, s in entries],
         },
     )
     _apply_grants(connection, sums)
@@ -167,12 +169,10 @@ _GENERATIONS: Final = sa.text(
         seq = greatest(g.seq, v.seq), spent = g.spent + v.spent,
         expired = g.expired + v.expired, returned = g.returned + v.returned,
         overage = g.overage + v.overage, suspended = g.suspended + v.suspended,
-        dropped = g.dropped + v.dropped,
-        state = CASE WHEN v.frozen AND g.state = 'open' THEN 'frozen' ELSE g.state END,
-        frozen_ms = CASE WHEN v.frozen AND g.state = 'open' THEN :at_ms ELSE g.frozen_ms END
+        dropped = g.dropped + v.dropped, residue = g.residue + v.residue
     FROM unnest(:accounts, :gens, :seqs, :spent, :expired, :returned, :overage, :suspended,
-        :dropped, :frozen)
-        AS v (account, gen, seq, spent, expired, returned, overage, suspended, dropped, frozen)
+        :dropped, :residues)
+        AS v (account, gen, seq, spent, expired, returned, overage, suspended, dropped, residue)
     WHERE g.account = v.account AND g.gen = v.gen
     """
 ).bindparams(
@@ -180,9 +180,17 @@ _GENERATIONS: Final = sa.text(
     _array("gens", sa.Integer),
     *(
         _array(name, sa.BigInteger)
-        for name in ("seqs", "spent", "expired", "returned", "overage", "suspended", "dropped")
+        for name in (
+            "seqs",
+            "spent",
+            "expired",
+            "returned",
+            "overage",
+            "suspended",
+            "dropped",
+            "residues",
+        )
     ),
-    _array("frozen", sa.Boolean),
 )
 
 _GRANTS: Final = sa.text(

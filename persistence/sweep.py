@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any, Final
 
@@ -12,7 +13,6 @@ from sqlalchemy import Engine
 from persistence.pipelines import Call, call_many
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import Scripts
 
 _log: Final = logging.getLogger(__name__)
 
@@ -25,23 +25,20 @@ _ROUNDS: Final = 1_000
 class Sweeper:
     """Visits the accounts of which something is due. Several workers may run one."""
 
-    def __init__(
-        self, engine: Engine, client: redis.Redis, scripts: Scripts, metrics: WorkerMetrics
-    ) -> None:
+    def __init__(self, engine: Engine, client: redis.Redis, metrics: WorkerMetrics) -> None:
         self._engine = engine
         self._redis = client
-        self._scripts = scripts
         self._metrics = metrics
         self._failing: set[str] = set()
 
     def run_once(self) -> int:
         """End what is due in every open shard; return of how many accounts something ended.
 
-        Raises the errors of SQLAlchemy and redis-py.
+        Raises `RedisChanged` and the errors of SQLAlchemy and redis-py.
         """
         with self._engine.connect() as connection:
             shards = connection.execute(_OPEN_SHARDS).all()
-        due = self._due([(row.shard, row.epoch) for row in shards])
+        due = self._due([(row.shard, row.epoch, row.run_id) for row in shards])
         failed: set[str] = set()
         waiting = due
         for _ in range(_ROUNDS):
@@ -54,42 +51,58 @@ class Sweeper:
         # What fails is not work done: the next round waits for it.
         return swept
 
-    def _due(self, shards: list[tuple[int, int]]) -> list[tuple[str, int, int]]:
-        """Return account, shard and epoch of what is due by the clock of Redis."""
+    def _due(self, shards: list[tuple[int, int, str]]) -> list[Call]:
+        """Return the calls for what is due by the clock of Redis."""
         seconds, microseconds = self._redis.time()
         now = int(seconds) * 1000 + int(microseconds) // 1000
         pipeline = self._redis.pipeline(transaction=False)
-        for shard, _ in shards:
+        for shard, _, _ in shards:
             pipeline.zrangebyscore(keys.sweep(shard), "-inf", now, 0, SHARD_ACCOUNTS)
         return [
-            (name.decode(), shard, epoch)
-            for (shard, epoch), names in zip(shards, pipeline.execute(), strict=True)
+            Call("expire", name.decode(), *place)
+            for place, names in zip(shards, pipeline.execute(), strict=True)
             for name in names
         ]
 
-    def _expire(
-        self, accounts: list[tuple[str, int, int]], failed: set[str]
-    ) -> list[tuple[str, int, int]]:
-        """Call `expire` once for each account; return those that have more to end."""
-        calls: list[Call] = [(self._scripts.expire, *account, ()) for account in accounts]
+    def _expire(self, calls: list[Call], failed: set[str]) -> list[Call]:
+        """Make each call once; return those of accounts that have more to end."""
         replies = call_many(self._redis, calls)
         more = []
-        for account, reply in zip(accounts, replies, strict=True):
+        for call, reply in zip(calls, replies, strict=True):
             status: Any = reply if isinstance(reply, Exception) else reply[0]
             if status == b"done":
                 if reply[1]:
-                    more.append(account)
-            elif status == b"unknown":
-                # Its keys are gone: whoever asks for it next finds out; the sweep need not.
-                self._redis.zrem(keys.sweep(account[1]), account[0])
+                    more.append(call)
+            elif status in (b"unknown", b"fenced") and self._is_forgotten(call):
+                continue
             else:
-                failed.add(account[0])
-                if account[0] not in self._failing:
-                    fields = {"account": account[0], "status": str(status)}
+                failed.add(call.account)
+                if call.account not in self._failing:
+                    fields = {"account": call.account, "status": str(status)}
                     _log.warning("account not swept", extra=fields)
         return more
 
+    def _is_forgotten(self, call: Call) -> bool:
+        """Take an account that is gone, or left from an older epoch, from the sweep; tell if it is.
+
+        Whoever asks for it next finds out; the sweep need not.
+        """
+        name = keys.account_keys(call.account, call.shard, call.epoch)[0]
+        pipeline: Any = self._redis.pipeline()
+        with pipeline:
+            # If it is opened meanwhile, its place in the sweep is a new one, and stays.
+            pipeline.watch(name)
+            epoch = pipeline.hget(name, "epoch")
+            if epoch is not None and int(epoch) >= call.epoch:
+                return False
+            pipeline.multi()
+            pipeline.zrem(keys.sweep(call.shard), call.account)
+            with contextlib.suppress(redis.WatchError):
+                pipeline.execute()
+        return True
+
 
 _OPEN_SHARDS: Final = sa.text(
-    "SELECT shard, epoch FROM shards WHERE state = 'open' AND epoch > 0 ORDER BY shard"
+    "SELECT shard, epoch, run_id FROM shards"
+    " WHERE state = 'open' AND is_fenced AND epoch > 0 ORDER BY shard"
 )

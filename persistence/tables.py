@@ -58,9 +58,60 @@ shards: Final = Table(
     _counter("last_batch"),
     Column("last_hash", LargeBinary, nullable=False, server_default=text("'\\x'::bytea")),
     Column("state", Text, nullable=False, server_default="open"),
-    CheckConstraint("state IN ('open', 'lost')", name="shards_state_known"),
+    Column("run_id", Text),
+    Column("replid", Text),
+    Column("is_fenced", Boolean, nullable=False, server_default="false"),
+    Column("cause", Text),
+    CheckConstraint("state IN ('open', 'draining', 'suspect')", name="shards_state_known"),
 )
-"""One row a shard. `epoch` 0: never opened. `cursor`: the last stream id in the ledger."""
+"""One row a shard. `epoch` 0: never opened. `cursor`: the last stream id in the ledger.
+
+`run_id` and `replid` name the Redis process that may decide for it, `is_fenced` says that Redis has
+the same. `draining`: a Redis was lost, and sidecars hand in what they acknowledged; `suspect`: this
+one is to be given up, because of `cause`.
+"""
+
+sidecars: Final = Table(
+    "sidecars",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("boot", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("registered_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger),
+    Column("reason", Text),
+    CheckConstraint("state IN ('alive', 'gone', 'dead')", name="sidecars_state_known"),
+    Index("sidecars_alive", "id", postgresql_where=text("state = 'alive'")),
+)
+"""Who may hold acknowledged usage in a journal. `gone`: all of it is in the ledger. `dead`: nobody
+waits for its journal any more; what it held may come late, or never."""
+
+drains: Final = Table(
+    "drains",
+    metadata,
+    Column("shard", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("sidecar", UUID(as_uuid=True), ForeignKey("sidecars.id"), nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("handed_in_ms", BigInteger),
+    PrimaryKeyConstraint("shard", "epoch", "sidecar"),
+    Index("drains_pending", "sidecar", postgresql_where=text("handed_in_ms IS NULL")),
+)
+"""Whose journal a shard's epoch waits for before the accounts of older ones are reopened."""
+
+recoveries: Final = Table(
+    "recoveries",
+    metadata,
+    Column("shard", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("noticed_ms", BigInteger, nullable=False),
+    Column("drained_ms", BigInteger),
+    PrimaryKeyConstraint("shard", "epoch"),
+)
+"""Each time that a shard's Redis was given up: why, since when, and when all journals were in."""
 
 accounts: Final = Table(
     "accounts",
@@ -132,7 +183,7 @@ transfers: Final = Table(
     CheckConstraint("debit_account <> credit_account", name="transfers_two_accounts"),
     CheckConstraint(
         "kind IN ('grant', 'adjustment', 'lend', 'usage', 'refund', 'expire', 'return',"
-        " 'suspense')",
+        " 'suspense', 'residue')",
         name="transfers_kind_known",
     ),
     Index("transfers_account", "account", "id"),
@@ -207,12 +258,14 @@ generations: Final = Table(
     _counter("suspended"),
     _counter("dropped"),
     _counter("restored"),
+    _counter("residue"),
     Column("available_no", BigInteger, ForeignKey("ledger_accounts.no"), nullable=False),
     Column("lent_no", BigInteger, ForeignKey("ledger_accounts.no"), nullable=False),
     Column("spent_no", BigInteger, ForeignKey("ledger_accounts.no"), nullable=False),
     Column("expired_no", BigInteger, ForeignKey("ledger_accounts.no"), nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("frozen_ms", BigInteger),
+    Column("closed_ms", BigInteger),
     PrimaryKeyConstraint("account", "gen"),
     CheckConstraint("state IN ('open', 'frozen', 'closed')", name="generations_state_known"),
     CheckConstraint(
@@ -224,9 +277,13 @@ generations: Final = Table(
     CheckConstraint(
         "applied_refill_no BETWEEN 0 AND refill_no", name="generations_refills_in_order"
     ),
-    Index("generations_shard", "shard"),
+    Index("generations_live", "shard", "epoch", postgresql_where=text("state <> 'closed'")),
 )
 """One life of an account in Redis: what was lent to it and what became of that.
+
+The account's newest generation is present while its `epoch` is the shard's. When the shard goes on
+to a newer epoch it is superseded, until it is closed and the next one is opened: `residue` is what
+of its loan came back then.
 
 `seq` is the last event in the ledger, `overage` what was charged beyond all grants and is not
 covered yet, `suspended` what its dead letters charged, `dropped` what events charged that were
@@ -244,15 +301,24 @@ refills: Final = Table(
     Column("payload", JSONB, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("applied_ms", BigInteger),
+    Column("voided_ms", BigInteger),
     PrimaryKeyConstraint("account", "gen", "refill_no"),
     ForeignKeyConstraint(["account", "gen"], ["generations.account", "generations.gen"]),
     CheckConstraint(
         "kind IN ('open', 'grant', 'take', 'status', 'restore')", name="refills_kind_known"
     ),
     CheckConstraint("amount >= 0", name="refills_amount_not_negative"),
-    Index("refills_pending", "created_ms", "account", postgresql_where=text("applied_ms IS NULL")),
+    Index(
+        "refills_pending",
+        "created_ms",
+        "account",
+        postgresql_where=text("applied_ms IS NULL AND voided_ms IS NULL"),
+    ),
 )
-"""Numbered movements from the ledger to a generation. `amount` is what one lends; 0 for most."""
+"""Numbered movements from the ledger to a generation. `amount` is what one lends; 0 for most.
+
+`voided_ms`: its generation was closed before Redis had it; the next one begins with what it said.
+"""
 
 usage_events: Final = Table(
     "usage_events",
@@ -317,7 +383,7 @@ duplicate_events: Final = Table(
     Column("amount", BigInteger, nullable=False),
     Column("shard", Integer, nullable=False),
     Column("batch", BigInteger, nullable=False),
-    PrimaryKeyConstraint("account", "generation", "seq"),
+    PrimaryKeyConstraint("account", "generation", "seq", "event_id"),
 )
 """Events that the ledger had already, under another `seq`. Each was given back by a refill."""
 

@@ -26,6 +26,7 @@ class TransferKind(StrEnum):
     EXPIRE = "expire"
     RETURN = "return"
     SUSPENSE = "suspense"
+    RESIDUE = "residue"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,20 @@
-"""Which Redis may hold credits: one that forgets nothing on purpose."""
+"""Which Redis may hold credits: one that forgets nothing on purpose. And how long to trust it."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from sidecar.errors import SettingsError
 
+LEASE_SECONDS: Final = 5.0
+"""For how long after it looked a sidecar acknowledges by what it saw of Redis.
 
-def require_durable(info: dict[str, Any]) -> None:
+Workers wait much longer than this before they let a silent sidecar go: `sidecar_lost_seconds`.
+"""
+
+
+def require_durable(info: Mapping[str, Any]) -> None:
     """Refuse a Redis that would forget credits: raises `SettingsError` naming its setting.
 
     `info` is what `INFO` says, at least of `persistence` and `memory`.

@@ -26,6 +26,18 @@ class SchemaMismatch(CreditsError):
     """Raised when the ledger's schema is older or newer than this program."""
 
 
+class JournalError(CreditsError):
+    """Raised when the journal cannot be opened or written; its message says what to do."""
+
+
+class JournalFull(JournalError):
+    """Raised when the journal has reached its size and the record is not urgent enough."""
+
+
+class JournalDamaged(JournalError):
+    """Raised when a file of the journal is not as it was written; names the file and the byte."""
+
+
 class ErrorCode(StrEnum):
     """The `code` of an error answer."""
 

@@ -18,8 +18,14 @@ META: Final = "credits:meta"
 ASK: Final = "credits:ask"
 """List of `<channel> <account>`: accounts that a sidecar does not find in Redis."""
 
+SIDECARS: Final = "credits:sidecars"
+"""Hash: id of a sidecar -> its last sign of life, as JSON."""
+
+REGISTERED: Final = "credits:registered"
+"""Hash, written by workers: id of a sidecar -> the boot that Postgres knows."""
+
 ANSWER_CHANNEL_PREFIX: Final = "credits:answer:"
-"""Pub/sub channel of one sidecar: `<account> loaded|unknown|lost` answers to what it asked."""
+"""Pub/sub channel of one sidecar, with answers: `<account> loaded|unknown|closing|lost`."""
 
 
 def shard_of(account: str, shards: int) -> int:
@@ -33,7 +39,7 @@ def tag(shard: int) -> str:
 
 
 def fence(shard: int) -> str:
-    """Hash: `epoch`, `run_id`, `replid` of the Redis that may decide for the shard."""
+    """Hash: `epoch`, `run_id`, `replid` of the Redis that may decide for the shard; `draining`."""
     return f"{tag(shard)}:fence"
 
 
@@ -48,7 +54,7 @@ def stream(shard: int, epoch: int) -> str:
 
 
 def cursor(shard: int) -> str:
-    """String: the last stream id that the ledger has committed, for sidecars to read."""
+    """String `<epoch> <stream id>`: the last that the ledger has committed."""
     return f"{tag(shard)}:cursor"
 
 

@@ -95,6 +95,12 @@ def _flag(text: str) -> bool:
     return text.lower() in ("true", "1", "yes")
 
 
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]{1,100}", text):
+        raise ValueError
+    return text
+
+
 def _secret(text: str) -> Secret:
     if not re.fullmatch(r"[\x21-\x7e]+", text):
         raise ValueError
@@ -124,6 +130,7 @@ ADDRESS: Final = Kind(
     f"host:port, [ipv6]:port or unix:/absolute/path ({_SOCKET_PATH_BYTES} bytes at most)",
 )
 FLAG: Final = Kind(_flag, "true or false")
+NAME: Final = Kind(_name, "1 to 100 printable ASCII characters without spaces")
 PATH: Final = Kind(Path, "a path")
 SECRET: Final = Kind(_secret, "printable ASCII without spaces", is_secret=True)
 SECRETS: Final = Kind(_secrets, "a comma-separated list without blank elements", is_secret=True)

@@ -11,6 +11,7 @@ _DECISION_BUCKETS: Final = (
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 )  # fmt: skip
 _JOB_BUCKETS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_RECOVERY_BUCKETS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 _BATCH_BUCKETS: Final = (1, 10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
 
 
@@ -54,10 +55,96 @@ class MeterMetrics:
             "Shards that this sidecar may decide for.",
             registry=registry,
         )
+        self.lease_age: Final = Gauge(
+            "credits_lease_age_seconds",
+            "Time since this sidecar last saw Redis; after 5 s it acknowledges nothing.",
+            registry=registry,
+        )
+        self.registered: Final = Gauge(
+            "credits_registered",
+            "1 while the ledger knows this sidecar, so that it may acknowledge.",
+            registry=registry,
+        )
+        self.fence_changes: Final = Counter(
+            "credits_fence_changes_total",
+            "Shards seen in another epoch, or left by the Redis process, by cause.",
+            ("cause",),
+            registry=registry,
+        )
+        self.handed_in_events: Final = Counter(
+            "credits_handed_in_events_total",
+            "Events of the journal that were handed in after a loss.",
+            registry=registry,
+        )
+        self.survivors: Final = Gauge(
+            "credits_survivors",
+            "Ids that are answered from the journal because Redis has lost them.",
+            registry=registry,
+        )
+        self.holds: Final = Gauge(
+            "credits_journal_holds",
+            "Holds that the journal keeps until they end.",
+            registry=registry,
+        )
+        self.degraded: Final = Counter(
+            "credits_degraded_total",
+            "Answers given while Redis was away, by operation.",
+            ("operation",),
+            registry=registry,
+        )
+        self.degraded_pending: Final = Gauge(
+            "credits_degraded_pending",
+            "Calls accepted while Redis was away that are still to be run.",
+            registry=registry,
+        )
+        self.degraded_refused: Final = Counter(
+            "credits_degraded_refused_total",
+            "Calls accepted while Redis was away that were refused when they were run.",
+            ("operation",),
+            registry=registry,
+        )
+        self.redis_memory_ratio: Final = Gauge(
+            "credits_redis_memory_ratio",
+            "How much of the memory that Redis may have is used.",
+            registry=registry,
+        )
         self.http_refusals: Final = Counter(
             "credits_http_refusals_total",
             "Requests refused, before a decision or by it, by error code.",
             ("code",),
+            registry=registry,
+        )
+
+
+class JournalMetrics:
+    """What a sidecar's journal counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.records: Final = Gauge(
+            "credits_journal_records",
+            "Records of the journal that are still needed: the ledger has not confirmed them.",
+            registry=registry,
+        )
+        self.file_bytes: Final = Gauge(
+            "credits_journal_file_bytes",
+            "Size of the journal on disk.",
+            registry=registry,
+        )
+        self.append_seconds: Final = Histogram(
+            "credits_journal_append_seconds",
+            "Time until the records of one turn of the event loop were as safe as was asked for.",
+            buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self.errors: Final = Counter(
+            "credits_journal_errors_total",
+            "Failures of the journal's disk, by what was done.",
+            ("kind",),
+            registry=registry,
+        )
+        self.refusals: Final = Counter(
+            "credits_journal_refusals_total",
+            "Records refused because the journal was full.",
             registry=registry,
         )
 
@@ -139,6 +226,44 @@ class WorkerMetrics:
         self.fenced_shards: Final = Gauge(
             "credits_fenced_shards",
             "Shards whose Redis state is not trusted.",
+            registry=registry,
+        )
+        self.recoveries: Final = Counter(
+            "credits_recoveries_total",
+            "Shards whose Redis state was given up, by cause.",
+            ("cause",),
+            registry=registry,
+        )
+        self.recovery_seconds: Final = Histogram(
+            "credits_recovery_seconds",
+            "Time from a shard's loss being noticed until every journal was in the ledger.",
+            buckets=_RECOVERY_BUCKETS,
+            registry=registry,
+        )
+        self.draining_shards: Final = Gauge(
+            "credits_draining_shards",
+            "Shards that wait for journals of sidecars.",
+            registry=registry,
+        )
+        self.waiting_for_sidecars: Final = Gauge(
+            "credits_waiting_for_sidecars",
+            "Sidecars whose journals shards wait for.",
+            registry=registry,
+        )
+        self.sidecars: Final = Gauge(
+            "credits_sidecars",
+            "Sidecars by state: alive, and dead ones that never came back.",
+            ("state",),
+            registry=registry,
+        )
+        self.reopened_accounts: Final = Counter(
+            "credits_reopened_accounts_total",
+            "Accounts whose lost generation was closed and the next one opened.",
+            registry=registry,
+        )
+        self.superseded_generations: Final = Gauge(
+            "credits_superseded_generations",
+            "Accounts whose generation was lost and is not closed yet.",
             registry=registry,
         )
         self.job_errors: Final = Counter(

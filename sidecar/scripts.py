@@ -14,6 +14,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 _HEADER: Final = "#!lua\n"
+_WITHOUT_PRELUDE: Final = ("hand_in",)
 _COMMENT: Final = re.compile(r"^[ \t]*--.*\n|(?<=\s)-- .*$|^\n", re.MULTILINE)
 
 
@@ -43,6 +44,7 @@ class Scripts:
     take: Script
     status: Script
     restore: Script
+    hand_in: Script
 
     def all(self) -> list[Script]:
         """Return every script."""
@@ -54,16 +56,26 @@ def source(name: str) -> str:
     return files("lua").joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
-def _load(name: str) -> Script:
+def _load(name: str, run_id: str) -> Script:
+    prelude = "" if name in _WITHOUT_PRELUDE else source("prelude")
+    process = f"local process = '{run_id}'\n" if run_id else ""
     # Redis keeps the text for as long as it lives: comments are for the repository.
-    text = _HEADER + _COMMENT.sub("", source("prelude") + source(name))
+    text = _HEADER + process + _COMMENT.sub("", prelude + source(name))
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-@lru_cache(maxsize=1)
-def load_scripts() -> Scripts:
-    """Read all scripts. `#!lua` makes a Redis out of memory refuse them before they run."""
-    return Scripts(**{field.name: _load(field.name) for field in fields(Scripts)})
+@lru_cache(maxsize=8)
+def load_scripts(run_id: str = "") -> Scripts:
+    """Return all scripts for the Redis process `run_id`; without it, for whichever there is.
+
+    The process's `run_id` is part of their text and so of their SHA-1: a process that was started
+    or promoted since does not know them, and says so before anything has run. `#!lua` makes a
+    Redis that is out of memory refuse them before they run. Raises `ValueError` for a `run_id`
+    that is none.
+    """
+    if not run_id.isalnum() and run_id:
+        raise ValueError(f"not the run_id of a Redis: {run_id!r}")
+    return Scripts(**{field.name: _load(field.name, run_id) for field in fields(Scripts)})
 
 
 class ScriptRunner:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from sidecar.kinds import (
     ADDRESS,
     FLAG,
     HTTP_URL,
+    NAME,
     PATH,
     SECRET,
     SECRETS,
@@ -31,9 +34,20 @@ PREFIX: Final = "CREDITS_"
 # Not settings of ours: the test suite's own switches pass through to the roles that it starts.
 _IGNORED_PREFIX: Final = "CREDITS_TEST_"
 
+# Pairs of settings of which the first may not be more than the second.
+_ORDERED: Final = (
+    ("journal_segment_mb", "journal_max_mb"),
+    ("sidecar_lost_seconds", "sidecar_dead_seconds"),
+    ("redis_memory_alarm_percent", "redis_memory_refuse_percent"),
+)
+
 
 def _about(kind: Kind, sentence: str) -> dict[str, Any]:
     return {"kind": kind, "sentence": sentence}
+
+
+def _host_name() -> str:
+    return socket.gethostname() or "sidecar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +119,54 @@ class Settings:
         default=False,
         metadata=_about(FLAG, "Serve although Redis may forget: no AOF, or an eviction policy."),
     )
+    journal_dir: Path | None = field(
+        default=None,
+        metadata=_about(PATH, "The journal of `serve`; unset: a folder in ./credits-journal."),
+    )
+    journal_fsync: str = field(
+        default="interval",
+        metadata=_about(
+            choice("none", "interval", "group"),
+            "When the journal is synchronised: never, each second, or before each answer.",
+        ),
+    )
+    journal_max_mb: int = field(
+        default=1_024,
+        metadata=_about(whole(1, 1_048_576), "Most MB of journal; then new calls are refused."),
+    )
+    journal_segment_mb: int = field(
+        default=16,
+        metadata=_about(whole(1, 1_024), "The size of one file of the journal in MB, 2^20 B."),
+    )
+    sidecar_name: str = field(
+        default_factory=_host_name,
+        metadata=_about(NAME, "The name of `serve` in lists of sidecars; unset: the host's."),
+    )
+    sidecar_lost_seconds: int = field(
+        default=15,
+        metadata=_about(
+            whole(12, 86_400),
+            "How long without a sign of life a worker lets go of a sidecar, once all is flushed.",
+        ),
+    )
+    sidecar_dead_seconds: int = field(
+        default=0,
+        metadata=_about(
+            whole(0, 31_536_000),
+            "How long a recovery waits for a lost sidecar until it is declared dead; 0: for ever.",
+        ),
+    )
+    redis_memory_alarm_percent: int = field(
+        default=60,
+        metadata=_about(whole(1, 100), "How full of its maxmemory Redis may be without an alarm."),
+    )
+    redis_memory_refuse_percent: int = field(
+        default=85,
+        metadata=_about(whole(1, 100), "How full Redis may be until new calls are refused."),
+    )
+    audit_interval_seconds: int = field(
+        default=900, metadata=_about(whole(0, 86_400), "How often a worker audits; 0: never.")
+    )
     stream_keep_seconds: int = field(
         default=60,
         metadata=_about(
@@ -143,8 +205,8 @@ class Settings:
     ) -> Settings:
         """Return the settings of an environment; `defaults` are variables that it may override.
 
-        Raises `SettingsError` when a `CREDITS_*` variable is unknown or wrong, or when a listener
-        beyond loopback has no secret.
+        Raises `SettingsError` when a `CREDITS_*` variable is unknown or wrong, when two do not go
+        together, or when a listener beyond loopback has no secret.
         """
         variables = {**(defaults or {}), **environment}
         names = {variable_of(name): name for name in setting_names()}
@@ -157,7 +219,14 @@ class Settings:
             values[names[variable]] = _parse(names[variable], text)
         settings = cls(**values)
         settings._refuse_open_listeners()
+        settings._refuse_wrong_orders()
         return settings
+
+    @property
+    def journal_directory(self) -> Path:
+        """The directory of the journal, also when it is not set."""
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", self.listen).strip("-.")
+        return self.journal_dir or Path("credits-journal", slug)
 
     def require(self, *names: str) -> None:
         """Check that settings are given; raises `SettingsError` with the first that is not."""
@@ -175,6 +244,14 @@ class Settings:
                 raise SettingsError(
                     f"{variable_of(listen)}={address} can be reached from other machines: "
                     f"set {variable_of(secret)} too, or listen on 127.0.0.1."
+                )
+
+    def _refuse_wrong_orders(self) -> None:
+        for less, more in _ORDERED:
+            least, most = getattr(self, less), getattr(self, more)
+            if least > most > 0:  # 0 means never
+                raise SettingsError(
+                    f"{variable_of(less)}={least} must not be more than {variable_of(more)}={most}."
                 )
 
 

@@ -23,22 +23,23 @@ from starlette.types import ASGIApp
 
 from persistence import schema
 from persistence.database import make_engine
+from persistence.errors import RedisChanged
 from persistence.jobs import WorkerJobs
 from sidecar import server
 from sidecar.billing.inbox import InboxJob
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import load_scripts
 from sidecar.settings import Settings
 from sidecar.web import json_answer
 
 log: Final = logging.getLogger(__name__)
 
-_CONNECTIONS: Final = 12  # to Postgres: about one for each job
+_CONNECTIONS: Final = 16  # to Postgres: about one for each job
 _REDIS_SECONDS: Final = 5.0
 _INBOX_EVERY_SECONDS: Final = 0.25
 
-# Without these no account is loaded, no refill arrives and no usage reaches the ledger.
-_ESSENTIAL: Final = ("shards", "refills", "asks", "flush")
+# Without these no sidecar may begin, no account is loaded, no refill arrives, no usage reaches the
+# ledger and nothing comes back after a loss.
+_ESSENTIAL: Final = ("shards", "sidecars", "refills", "asks", "flush", "reopen")
 
 
 def run(settings: Settings) -> None:
@@ -120,7 +121,6 @@ def _jobs(settings: Settings, registry: CollectorRegistry) -> Iterator[WorkerJob
         yield WorkerJobs(
             engine,
             client,
-            load_scripts(),
             metrics,
             settings,
             others=[("stripe_inbox", inbox.run_once, _INBOX_EVERY_SECONDS)],
@@ -133,7 +133,7 @@ def _jobs(settings: Settings, registry: CollectorRegistry) -> Iterator[WorkerJob
 def _open_shards(jobs: WorkerJobs) -> None:
     try:
         jobs.open_shards()
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisChanged, OSError) as error:
         # One of the jobs opens them as soon as it can; until then this worker is not ready.
         log.warning("Redis is not there yet", extra={"error": str(error)})
 

@@ -14,10 +14,11 @@ from persistence import accounts, grants, tables
 from persistence.accounts import AccountRow
 from persistence.cursors import Page
 from persistence.grants import AdjustmentRow, GrantRequest, GrantRow
+from persistence.places import Place, places_of
 from sidecar.control import queries
 from sidecar.control.actions import record
 from sidecar.control.answers import page_answer
-from sidecar.control.balances import Balance, Place, RedisReader
+from sidecar.control.balances import Balance, RedisReader
 from sidecar.control.decode import invalid
 from sidecar.control.ledger import Ledger, account_not_found
 from sidecar.control.requests import AccountBody, AdjustmentBody, GrantBody, ReasonBody
@@ -102,9 +103,8 @@ class AccountHandlers:
         return json_answer(self._shown([row])[0])
 
     def _shown(self, rows: Sequence[AccountRow]) -> list[dict[str, Any]]:
-        epochs = self._ledger.run(_epochs) if rows else {}
-        places = [Place(row.account, row.shard, epochs[row.shard]) for row in rows]
-        balances = self._redis.balances(places)
+        names = [row.account for row in rows]
+        balances = self._redis.balances(self._ledger.run(lambda c: places_of(c, names)))
         return [_object(row, balances.get(row.account)) for row in rows]
 
 
@@ -164,15 +164,10 @@ def grant_object(row: GrantRow) -> dict[str, Any]:
 
 def place_of(c: Connection, account: str) -> Place:
     """Return where an account is in Redis. Raises `Refusal` (404)."""
-    row = accounts.get_account(c, account)
-    if row is None:
+    places = places_of(c, [account])
+    if not places:
         raise account_not_found()
-    return Place(account, row.shard, _epochs(c)[row.shard])
-
-
-def _epochs(c: Connection) -> dict[int, int]:
-    query = select(tables.shards.c.shard, tables.shards.c.epoch)
-    return {shard: epoch for shard, epoch in c.execute(query)}
+    return places[0]
 
 
 def _require_account(c: Connection, account: str) -> None:

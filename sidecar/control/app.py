@@ -29,7 +29,6 @@ from sidecar.control.stripe_inbox import StripeHandlers
 from sidecar.domain import AccountStatus
 from sidecar.errors import ErrorCode, Refusal
 from sidecar.metrics import ControlMetrics
-from sidecar.scripts import load_scripts
 from sidecar.settings import Settings
 from sidecar.web import refusal_answer
 
@@ -61,7 +60,7 @@ def build(settings: Settings) -> Starlette:
         settings.postgres_url, application_name="credit-sidecar control", pool_size=THREADS
     )
     client = connect(settings.redis_url, settings.redis_timeout_ms)
-    ledger, redis = Ledger(engine), RedisReader(client, load_scripts())
+    ledger, redis = Ledger(engine), RedisReader(client)
     reader = WebhookReader(settings.stripe_webhook_secret, settings.stripe_secret_key, time.time)
     handlers = Handlers(
         AccountHandlers(ledger, redis),

@@ -1,4 +1,8 @@
-"""What Redis says of accounts: `available`, `held`, open holds. Read only, and never waited for."""
+"""What Redis says of accounts: `available`, `held`, open holds. Read only, and never waited for.
+
+Only the Redis process is asked that the ledger lent to. While an account is closing, its Redis
+having been lost, nothing is known of what it has there.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +13,19 @@ from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from sidecar import keys
+from persistence.errors import RedisChanged
+from persistence.pipelines import call_many
+from persistence.places import Place
 from sidecar.errors import ErrorCode, Refusal
 from sidecar.records import HoldRecord, decode_hold
-from sidecar.scripts import ScriptRunner, Scripts
 
 log: Final = logging.getLogger(__name__)
 
 _EXPIRE_ROUNDS: Final = 64
 _HOLDS_A_SCAN: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an account is in Redis."""
-
-    account: str
-    shard: int
-    epoch: int
-
-    def keys(self) -> tuple[str, ...]:
-        """Return the KEYS of the account's scripts."""
-        return keys.account_keys(self.account, self.shard, self.epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,43 +49,49 @@ def connect(url: str, timeout_ms: int) -> redis.Redis:
 class RedisReader:
     """Reads accounts in Redis."""
 
-    def __init__(self, client: redis.Redis, scripts: Scripts) -> None:
+    def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._scripts = scripts
-        self._runner = ScriptRunner(client)
 
     def balances(self, places: Sequence[Place]) -> dict[str, Balance]:
         """Return what Redis says of each account; those of which it says nothing are left out."""
+        present = [place for place in places if place.is_present]
         try:
-            replies = self._ask_all(places) if places else []
-        except (RedisError, OSError) as error:
+            replies = self._ask_all(present) if present else []
+        except (RedisError, RedisChanged, OSError) as error:
             log.warning("Redis gave no balances", extra={"error": str(error)})
             return {}
         return {
             place.account: Balance(available=reply[2], held=reply[3])
-            for place, reply in zip(places, replies, strict=True)
+            for place, reply in zip(present, replies, strict=True)
             if isinstance(reply, list) and reply[0] == b"ok"
         }
 
     def open_holds(self, place: Place) -> list[HoldRecord]:
         """Return the open holds of an account, newest first.
 
-        Raises `Refusal` (503) when Redis cannot say. An account that Redis does not have, because
-        it is new or its state was lost, has no open holds there.
+        Raises `Refusal` (503) when Redis cannot say, and while the account is closing. One that
+        Redis does not have because nobody has called it yet has no open holds there.
         """
+        if not place.is_present:
+            raise _unavailable()
         try:
             status = self._ask(place)[0]
             if status == b"fenced":
                 raise _unavailable()
             packed = self._packed_holds(place) if status == b"ok" else {}
-        except (RedisError, OSError) as error:
+        except (RedisError, RedisChanged, OSError) as error:
             raise _unavailable() from error
         holds = [decode_hold(id.decode(), record) for id, record in packed.items()]
         held = [hold for hold in holds if hold is not None and hold.state == "held"]
         return sorted(held, key=lambda hold: (hold.created_at_ms, hold.id), reverse=True)
 
     def find_hold(self, place: Place, id: str) -> HoldRecord | None:
-        """Return a hold, open or ended lately, or None. Raises `Refusal` (503)."""
+        """Return a hold, open or ended lately, or None. Raises `Refusal` (503).
+
+        What a lost Redis knew of holds is not shown.
+        """
+        if not place.is_present:
+            return None
         _, _, _, open_key, _, _, even_key, odd_key, _ = place.keys()
         try:
             pipeline = self._client.pipeline(transaction=False)
@@ -110,33 +108,23 @@ class RedisReader:
         return dict(cast(Any, scan))
 
     def _ask_all(self, places: Sequence[Place]) -> list[Any]:
-        script = self._scripts.balance
-        pipeline = self._client.pipeline(transaction=False)
-        for place in places:
-            names = place.keys()
-            pipeline.evalsha(script.sha, len(names), *names, place.epoch, 0)
-        replies = pipeline.execute(raise_on_error=False)
-        # One by one what needs more than one call: a script to load, or much that expires.
+        replies = call_many(self._client, [place.call("balance", 0) for place in places])
+        # One by one what needs more than one call: much that expires.
         return [
-            self._ask(place) if _is_incomplete(reply) else reply
+            self._ask(place) if isinstance(reply, list) and reply[0] == b"again" else reply
             for place, reply in zip(places, replies, strict=True)
         ]
 
     def _ask(self, place: Place) -> list[Any]:
+        calls = [place.call("balance", 0)]
         for _ in range(_EXPIRE_ROUNDS):
-            reply: list[Any] = self._runner.call(
-                self._scripts.balance, place.keys(), (place.epoch, 0)
-            )
+            reply = call_many(self._client, calls)[-1]
+            if isinstance(reply, Exception):
+                raise reply
             if reply[0] != b"again":
-                return reply
-            self._runner.call(self._scripts.expire, place.keys(), (place.epoch,))
+                return list(reply)
+            calls = [place.call("expire"), place.call("balance", 0)]
         raise ResponseError("too much of the account expires at once")
-
-
-def _is_incomplete(reply: Any) -> bool:
-    if isinstance(reply, list):
-        return bool(reply[0] == b"again")
-    return isinstance(reply, NoScriptError)
 
 
 def _unavailable() -> Refusal:

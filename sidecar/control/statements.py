@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from persistence import accounts, reads
 from persistence.cursors import Page, decode_cursor, page_of
+from persistence.places import Place
 from persistence.reads import Explanation, Filters
 from persistence.tables import grants
 from sidecar.control import queries
 from sidecar.control.accounts import place_of
 from sidecar.control.answers import page_answer
-from sidecar.control.balances import Place, RedisReader
+from sidecar.control.balances import RedisReader
 from sidecar.control.ledger import Ledger, account_not_found
 from sidecar.control.resources import Call
 from sidecar.errors import ErrorCode, Refusal

@@ -97,6 +97,7 @@ class Supervisor:
             upgrade(postgres_url)
             demo.make_demo_account(postgres_url)
         variables = {
+            "CREDITS_JOURNAL_DIR": str(self._data_dir / "journal"),
             **self._plan.variables,
             "CREDITS_REDIS_URL": redis_url,
             "CREDITS_POSTGRES_URL": postgres_url,

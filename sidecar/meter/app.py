@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount
 from starlette.types import Receive, Scope, Send
 
 from sidecar.errors import ErrorCode, Refusal
 from sidecar.meter import gate, requests
 from sidecar.meter.decide import DECODERS, Decider
-from sidecar.meter.loader import AccountLoader
 from sidecar.meter.operations import OPERATIONS
-from sidecar.meter.store import Store, connect
+from sidecar.meter.watch import Watch
 from sidecar.metrics import MeterMetrics
-from sidecar.pricing.book import load_book
-from sidecar.scripts import load_scripts
-from sidecar.settings import Settings
 from sidecar.web import json_answer, read_body, refusal_answer, require_bearer, require_json
 
 log: Final = logging.getLogger(__name__)
@@ -58,13 +51,13 @@ class MeterApp:
     def __init__(
         self,
         decider: Decider,
-        store: Store,
+        watch: Watch,
         metrics: MeterMetrics,
         registry: CollectorRegistry,
         api_keys: tuple[str, ...] = (),
     ) -> None:
         self._decider = decider
-        self._store = store
+        self._watch = watch
         self._metrics = metrics
         self._registry = registry
         self._api_keys = api_keys
@@ -144,7 +137,7 @@ class MeterApp:
         return json_answer({"status": "ok"})
 
     async def _readyz(self, _: Request) -> Response:
-        problem = await self._store.problem()
+        problem = await self._watch.problem()
         if problem is None:
             return json_answer({"status": "ready"})
         return json_answer({"status": "not ready", "reason": problem}, 503, {"Retry-After": "1"})
@@ -170,36 +163,3 @@ async def _json_body(request: Request) -> bytes:
         ) from None
     require_json(request.headers.get("content-type"))
     return body
-
-
-def build(settings: Settings) -> Starlette:
-    """Return the application of `credit-sidecar serve`. The composition root of the hot path."""
-    registry = CollectorRegistry()
-    metrics = MeterMetrics(registry)
-    scripts = load_scripts()
-    client = connect(settings.redis_url, settings.redis_timeout_ms, settings.redis_connections)
-    loader = AccountLoader(client, wait_ms=settings.load_wait_ms)
-    store = Store(
-        client,
-        scripts,
-        loader,
-        metrics,
-        timeout_ms=settings.redis_timeout_ms,
-        is_unsafe_allowed=settings.allow_unsafe_redis,
-    )
-    book = load_book(settings.price_book)
-    decider = Decider(store, scripts, book, metrics, str(settings.top_up_url))
-    api_keys = (settings.api_key,) if settings.api_key else ()
-    meter = MeterApp(decider, store, metrics, registry, api_keys)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
-        await store.start()
-        watching = asyncio.create_task(store.watch(), name="watch the fences")
-        yield
-        watching.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watching
-        await store.close()
-
-    return Starlette(routes=[Mount("/", app=meter)], lifespan=lifespan)

@@ -10,14 +10,18 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from sidecar.errors import ErrorCode, Refusal, StoreUnavailable
+from sidecar.errors import ErrorCode, JournalError, Refusal, StoreUnavailable
 from sidecar.meter import requests
-from sidecar.meter.operations import OPERATIONS, Operation, Plan, Reply
+from sidecar.meter.acknowledge import Acknowledger, Answer
+from sidecar.meter.afterwards import Afterwards
+from sidecar.meter.earlier import Earlier
+from sidecar.meter.entries import Argument
+from sidecar.meter.operations import OPERATIONS, Operation, Plan
+from sidecar.meter.outage import Outage
 from sidecar.meter.refusals import REFUSALS
-from sidecar.meter.store import Store
+from sidecar.meter.store import Decision, Store
 from sidecar.metrics import MeterMetrics
 from sidecar.pricing.book import PriceBook
-from sidecar.scripts import Scripts
 
 log: Final = logging.getLogger(__name__)
 
@@ -28,13 +32,19 @@ class Decider:
     def __init__(
         self,
         store: Store,
-        scripts: Scripts,
+        acknowledger: Acknowledger,
+        earlier: Earlier,
+        outage: Outage,
+        afterwards: Afterwards,
         book: PriceBook,
         metrics: MeterMetrics,
         top_up_url: str | None = None,
     ) -> None:
         self._store = store
-        self._scripts = scripts
+        self._acknowledger = acknowledger
+        self._earlier = earlier
+        self._outage = outage
+        self._afterwards = afterwards
         self._book = book
         self._metrics = metrics
         self._top_up_url = top_up_url
@@ -60,25 +70,46 @@ class Decider:
             seconds = time.perf_counter() - started
             self._metrics.decision_seconds.labels(operation.name).observe(seconds)
 
-    async def _decide(self, operation: Operation[Any], request: requests.Request) -> dict[str, Any]:
-        plan, reply = await self._run(operation, request, version="")
-        if reply[0] == b"reprice":
-            # The hold was priced by another version of the book: that one prices its settle too.
-            plan, reply = await self._run(operation, request, version=reply[1].decode())
-        refuse = REFUSALS.get(reply[0])
+    async def _decide(self, operation: Operation[Any], request: requests.Request) -> Answer:
+        try:
+            await self._afterwards.make_good(request.account)
+            self._acknowledger.require_room(operation.name)
+            return await self._decide_in_redis(operation, request)
+        except StoreUnavailable as error:
+            return await self._outage.decide(operation, request, error)
+        except JournalError as error:
+            raise StoreUnavailable(str(error)) from error
+
+    async def _decide_in_redis(
+        self, operation: Operation[Any], request: requests.Request
+    ) -> Answer:
+        plan = operation.plan(request, self._book, "")
+        earlier = self._earlier.find(operation.name, request)
+        answer = None if earlier is None else await earlier.answer(operation.name, plan)
+        if answer is not None:
+            return answer
+        lost = b"" if earlier is None else earlier.lost
+        plan, decision = await self._run(operation, request, plan, lost)
+        refuse = REFUSALS.get(decision.status)
         if refuse is not None:
-            raise refuse(plan, reply, self._top_up_url)
-        if operation.name == "hold" and reply[1] and reply[6]:
+            self._acknowledger.require(decision)
+            raise refuse(plan, decision.reply, self._top_up_url)
+        if operation.name == "hold" and decision.reply[1] and decision.reply[6]:
             # A repeat is answered by the prices of the first time.
-            plan = operation.plan(request, self._book, reply[6].decode())
-        return operation.answer(request, plan, reply)
+            plan = operation.plan(request, self._book, decision.reply[6].decode())
+        answer = operation.answer(request, plan, decision.reply)
+        await self._acknowledger.acknowledge(operation.name, request, plan, decision, answer)
+        return answer
 
     async def _run(
-        self, operation: Operation[Any], request: requests.Request, version: str
-    ) -> tuple[Plan, Reply]:
-        plan = operation.plan(request, self._book, version)
-        script = getattr(self._scripts, operation.script)
-        return plan, await self._store.run(script, request.account, plan.args)
+        self, operation: Operation[Any], request: requests.Request, plan: Plan, lost: bytes
+    ) -> tuple[Plan, Decision]:
+        decision = await self._store.run(operation.script, request.account, _with(plan, lost))
+        if decision.status == b"reprice":
+            # The hold was priced by another version of the book: that one prices its settle too.
+            plan = operation.plan(request, self._book, decision.reply[1].decode())
+            decision = await self._store.run(operation.script, request.account, _with(plan, lost))
+        return plan, decision
 
     async def batch(self, members: Sequence[Any]) -> list[dict[str, Any]]:
         """Decide the members of a batch, each on its own; those of one account in their order."""
@@ -103,6 +134,11 @@ class Decider:
 
         await asyncio.gather(*(decide(positions) for positions in by_account.values()))
         return results
+
+
+def _with(plan: Plan, lost: bytes) -> tuple[Argument, ...]:
+    """Return a settle's arguments with what is known here of its hold; or those there are."""
+    return (*plan.args[:-2], lost, 0) if lost else plan.args
 
 
 def _account_of(member: Any) -> str:

@@ -153,7 +153,7 @@ def _plan_settle(request: SettleRequest, book: PriceBook, version: str) -> Plan:
     final = 0 if request.final is False else 1
     detail = _detail(request, plan)
     print_ = fingerprint("settle", asked, final)
-    plan.args = (request.id, print_, plan.amount, final, price_version, detail)
+    plan.args = (request.id, print_, plan.amount, final, price_version, detail, b"", 0)
     return plan
 
 

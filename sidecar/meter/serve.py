@@ -6,7 +6,7 @@ import logging
 from typing import Final
 
 from sidecar import server
-from sidecar.meter.app import build
+from sidecar.meter.build import build
 from sidecar.settings import Settings
 
 log: Final = logging.getLogger(__name__)

@@ -10,26 +10,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from sidecar import keys
-from sidecar.durable import require_durable
-from sidecar.errors import ErrorCode, Refusal, SettingsError, StoreUnavailable
+from sidecar.errors import ErrorCode, Refusal, StoreUnavailable
+from sidecar.meter.entries import Argument
+from sidecar.meter.lease import Lease, Place
 from sidecar.meter.loader import AccountLoader
 from sidecar.metrics import MeterMetrics
-from sidecar.scripts import Script, Scripts
 
 log: Final = logging.getLogger(__name__)
 
-_WATCH_SECONDS: Final = 1.0
 _EXPIRE_ROUNDS: Final = 64
-
-Argument = str | int | bytes
 
 
 def connect(url: str, timeout_ms: int, connections: int) -> Redis:
@@ -52,67 +50,124 @@ def connect(url: str, timeout_ms: int, connections: int) -> Redis:
     return Redis(connection_pool=pool)
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A script's reply, where it ran, and what it left for the journal.
+
+    `stream_id` and `event`: of the usage event that the call wrote; a replay of the call that
+    wrote it knows the former only.
+    """
+
+    reply: list[Any]
+    place: Place
+    stream_id: str = ""
+    event: bytes = b""
+
+    @property
+    def status(self) -> bytes:
+        """The script's status."""
+        status: bytes = self.reply[0]
+        return status
+
+
 class Store:
     """Runs scripts on the accounts of the shards that are open to this sidecar."""
 
     def __init__(
         self,
         client: Redis,
-        scripts: Scripts,
+        lease: Lease,
         loader: AccountLoader,
         metrics: MeterMetrics,
+        allowances: dict[str, int],
         *,
         timeout_ms: int,
-        is_unsafe_allowed: bool,
     ) -> None:
         self._client = client
-        self._scripts = scripts
+        self._lease = lease
         self._loader = loader
         self._metrics = metrics
+        self._allowances = allowances
         self._timeout_seconds = timeout_ms / 1000
-        self._is_unsafe_allowed = is_unsafe_allowed
-        self._shards = 0
-        self._epochs: dict[int, int] = {}
-        self._problem: str | None = "not connected to Redis yet"
-        self._checked_run_id: str | None = None
 
-    async def run(self, script: Script, account: str, args: tuple[Argument, ...]) -> list[Any]:
-        """Run a script on one account and return its reply.
+    async def run(self, verb: str, account: str, args: tuple[Argument, ...]) -> Decision:
+        """Run the script of a verb on one account.
 
         Raises `StoreUnavailable` when Redis gave no answer or may not decide for the account, and
         `Refusal` (404) when the ledger does not know the account.
         """
-        reply = await self._run_once(script, account, args)
-        if reply[0] == b"unknown":
+        decision = await self._run_once(verb, account, args)
+        if decision.status in _ABSENT:
+            # Of another epoch is as good as not there: what Redis has of it was given up.
             await self._load(account)
-            reply = await self._run_once(script, account, args)
-        if reply[0] == b"fenced":
-            await self.refresh()
-            raise StoreUnavailable("the account is of another epoch")
-        if reply[0] == b"unknown":
+            decision = await self._run_once(verb, account, args)
+        if decision.status in _ABSENT:
+            self._lease.suspect()
             raise StoreUnavailable("the account was loaded, but is not there")
-        return reply
+        return decision
 
-    async def _run_once(
-        self, script: Script, account: str, args: tuple[Argument, ...]
-    ) -> list[Any]:
-        shard, epoch = self._place(account)
-        names = keys.account_keys(account, shard, epoch)
+    async def event(self, place: Place, stream_id: str) -> bytes:
+        """Return a usage event that is in the stream, or nothing when it is there no more."""
+        stream = keys.stream(place.shard, place.epoch)
+        entries = await self._call(self._client.xrange(stream, stream_id, stream_id))
+        return bytes(entries[0][1][b"e"]) if entries else b""
+
+    async def hand_in(self, place: Place, mark: str, events: list[bytes]) -> str | None:
+        """Append events of older epochs to a shard's stream, and the mark that they were all.
+
+        Returns the stream id of the last entry, or None when the shard is of another epoch by now.
+        Raises `StoreUnavailable`.
+        """
+        names = keys.fence(place.shard), keys.stream(place.shard, place.epoch)
+        script = place.scripts.hand_in
+        reply = await self._evaluate(script.sha, names, (place.epoch, mark, *events))
+        return reply[1].decode() if reply[0] == b"appended" else None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._loader.close()
+        await self._client.aclose()
+
+    async def _run_once(self, verb: str, account: str, args: tuple[Argument, ...]) -> Decision:
+        place = self._lease.place(account)
+        names = keys.account_keys(account, place.shard, place.epoch)
+        try:
+            return await self._run_at(place, verb, names, args, account)
+        except _Unknown:
+            # Redis did nothing: it has no such script, after a flush of them or a restart.
+            await self._lease.renew()
+            place = self._lease.place(account)
+            names = keys.account_keys(account, place.shard, place.epoch)
+            return await self._run_at(place, verb, names, args, account)
+
+    async def _run_at(
+        self,
+        place: Place,
+        verb: str,
+        names: tuple[str, ...],
+        args: tuple[Argument, ...],
+        account: str,
+    ) -> Decision:
+        script = getattr(place.scripts, verb)
         for _ in range(_EXPIRE_ROUNDS):
-            reply = await self._call(script, names, (epoch, *args))
+            reply = await self._evaluate(script.sha, names, (place.epoch, *args))
+            if reply[0] in _ABSENT:
+                return Decision(reply, place)
+            trail = reply.pop()
             if reply[0] != b"again":
-                return reply
-            await self._call(self._scripts.expire, names, (epoch,))
+                return self._decision(reply, trail, place, account)
+            await self._evaluate(place.scripts.expire.sha, names, (place.epoch,))
         raise StoreUnavailable("too much of the account expires at once")
 
-    def _place(self, account: str) -> tuple[int, int]:
-        if not self._shards:
-            raise StoreUnavailable(self._problem or "no worker has opened the shards yet")
-        shard = keys.shard_of(account, self._shards)
-        epoch = self._epochs.get(shard)
-        if epoch is None:
-            raise StoreUnavailable(f"shard {shard} is not open")
-        return shard, epoch
+    def _decision(self, reply: list[Any], trail: list[Any], place: Place, account: str) -> Decision:
+        """Split a reply from its last element, which `lua/prelude.lua` describes."""
+        allowance, *written = trail
+        if allowance:
+            self._allowances[account] = allowance
+        elif account in self._allowances:
+            del self._allowances[account]
+        stream_id = written[0].decode() if written and written[0] else ""
+        return Decision(reply, place, stream_id, written[1] if len(written) > 1 else b"")
 
     async def _load(self, account: str) -> None:
         outcome = await self._loader.load(account)
@@ -122,102 +177,37 @@ class Store:
         if outcome != "loaded":
             raise StoreUnavailable(f"the account could not be loaded: {outcome}")
 
-    async def _call(
-        self, script: Script, names: tuple[str, ...], args: tuple[Argument, ...]
+    async def _evaluate(
+        self, sha: str, names: tuple[str, ...], args: tuple[Argument, ...]
     ) -> list[Any]:
+        call = cast(Callable[..., Awaitable[list[Any]]], self._client.evalsha)
+        return cast(list[Any], await self._call(call(sha, len(names), *names, *args)))
+
+    async def _call(self, call: Awaitable[Any]) -> Any:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                reply = await self._evaluate(script, names, args)
+                reply = await call
+        except NoScriptError as error:
+            raise _Unknown(str(error)) from error
         except (RedisError, OSError, TimeoutError) as error:
-            self._metrics.redis_errors.labels(type(error).__name__).inc()
-            if isinstance(error, ResponseError):
-                log.error("Redis refused a script", extra={"script": script.name, "error": error})
-            raise StoreUnavailable(f"Redis: {str(error) or type(error).__name__}") from error
+            raise self._failed(error) from error
         self._metrics.redis_seconds.observe(time.perf_counter() - started)
         return reply
 
-    async def _evaluate(
-        self, script: Script, names: tuple[str, ...], args: tuple[Argument, ...]
-    ) -> list[Any]:
-        call = cast(Callable[..., Awaitable[list[Any]]], self._client.evalsha)
-        try:
-            return await call(script.sha, len(names), *names, *args)
-        except NoScriptError:
-            # Redis did nothing yet: it does not know the script, after a restart or a flush.
-            await self._client.script_load(script.text)
-            return await call(script.sha, len(names), *names, *args)
+    def _failed(self, error: Exception) -> StoreUnavailable:
+        self._metrics.redis_errors.labels(type(error).__name__).inc()
+        if isinstance(error, ReadOnlyError):
+            self._lease.give_up()
+        elif isinstance(error, ResponseError):
+            log.error("Redis refused a call", extra={"error": str(error)})
+        else:
+            self._lease.suspect()
+        return StoreUnavailable(f"Redis: {str(error) or type(error).__name__}")
 
-    # What the sidecar may decide ------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Connect and learn the shards. Raises `SettingsError` when Redis may lose what it is told.
+class _Unknown(StoreUnavailable):
+    """Raised when Redis does not know a script."""
 
-        A Redis that cannot be reached is no error here: the sidecar is not ready until it can.
-        """
-        self._loader.start()
-        try:
-            await self.refresh()
-        except StoreUnavailable as error:
-            log.warning("Redis is not there yet", extra={"error": str(error)})
 
-    async def watch(self) -> None:
-        """Keep the shards' epochs fresh for as long as the sidecar lives."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            try:
-                await self.refresh()
-            except (StoreUnavailable, SettingsError) as error:
-                if self._problem != str(error):
-                    log.error("not ready to decide", extra={"error": str(error)})
-                self._problem = str(error)
-
-    async def refresh(self) -> None:
-        """Read which shards are open, and check the Redis process when it is a new one."""
-        try:
-            async with asyncio.timeout(max(1.0, self._timeout_seconds)):
-                await self._check_process()
-                await self._read_fences()
-        except SettingsError:
-            self._epochs = {}
-            raise
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable(f"Redis: {str(error) or type(error).__name__}") from error
-        self._problem = None
-
-    async def _check_process(self) -> None:
-        info = await self._client.info("server", "persistence", "memory")
-        if info["run_id"] == self._checked_run_id:
-            return
-        if not self._is_unsafe_allowed:
-            require_durable(info)
-        for script in self._scripts.all():
-            await self._client.script_load(script.text)
-        self._checked_run_id = info["run_id"]
-
-    async def _read_fences(self) -> None:
-        shards = await cast(Awaitable[bytes | None], self._client.hget(keys.META, "shards"))
-        self._shards = int(shards or 0)
-        pipeline = self._client.pipeline(transaction=False)
-        for shard in range(self._shards):
-            pipeline.hget(keys.fence(shard), "epoch")
-        epochs = await pipeline.execute() if self._shards else []
-        self._epochs = {shard: int(epoch) for shard, epoch in enumerate(epochs) if epoch}
-        self._metrics.shards_open.set(len(self._epochs))
-
-    async def problem(self) -> str | None:
-        """Return what keeps the sidecar from deciding now, or None when it can."""
-        try:
-            await self.refresh()
-        except (StoreUnavailable, SettingsError) as error:
-            return str(error)
-        if not self._shards:
-            return "no worker has opened the shards yet"
-        if len(self._epochs) < self._shards:
-            return f"{self._shards - len(self._epochs)} of {self._shards} shards are not open"
-        return None
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._loader.close()
-        await self._client.aclose()
+_ABSENT: Final = (b"unknown", b"fenced")

@@ -22,23 +22,39 @@ from tests.integration.meter_server import (
 
 
 @pytest.fixture(scope="session")
-def sidecar(redis_url: str) -> Iterator[Sidecar]:
+def meter_redis_url(redis_url: str) -> str:
+    """A database of its own for sidecars that outlive a test: workers are not to see them."""
+    assert redis_url.endswith("db=0")
+    return redis_url.removesuffix("0") + "1"
+
+
+@pytest.fixture
+def meter_redis(meter_redis_url: str) -> Iterator[redis.Redis]:
+    """A client of that database, which is empty."""
+    with redis.Redis.from_url(meter_redis_url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture(scope="session")
+def sidecar(meter_redis_url: str) -> Iterator[Sidecar]:
     """The sidecar of this pytest process; it is patient, so that a busy machine fails no test."""
-    with running(redis_url, **PATIENT) as started:
+    with running(meter_redis_url, **PATIENT) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def guarded_sidecar(redis_url: str) -> Iterator[Sidecar]:
+def guarded_sidecar(meter_redis_url: str) -> Iterator[Sidecar]:
     """One with an API key and an address where credits are sold."""
-    with running(redis_url, api_key=API_KEY, top_up_url=TOP_UP_URL, **PATIENT) as started:
+    settings = {"api_key": API_KEY, "top_up_url": TOP_UP_URL, **PATIENT}
+    with running(meter_redis_url, **settings) as started:
         yield started
 
 
 @pytest.fixture
-def ledger(redis_client: redis.Redis) -> Ledger:
+def ledger(meter_redis: redis.Redis) -> Ledger:
     """An empty Redis whose shards are open."""
-    ledger = Ledger(redis_client)
+    ledger = Ledger(meter_redis)
     ledger.open_shards()
     return ledger
 

@@ -12,17 +12,19 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine
 
 from persistence.accounts import put_account
+from persistence.asks import AccountLoader
 from persistence.audit import AuditReport, audit
 from persistence.database import in_transaction, now_ms
 from persistence.flush import Flusher, FlushResult
 from persistence.grants import GrantRequest, GrantRow, add_grant
 from persistence.opening import ShardOpener
 from persistence.refills import RefillSender
+from persistence.registry import Registry
+from persistence.reopening import Reopener
 from persistence.sweep import Sweeper
 from sidecar import keys
 from sidecar.domain import Category
 from sidecar.metrics import WorkerMetrics
-from sidecar.scripts import load_scripts
 from tests.lua.support import Account
 
 T = TypeVar("T")
@@ -40,12 +42,19 @@ class World:
     def __init__(self, engine: Engine, client: redis.Redis, *, batch_events: int = 5_000) -> None:
         self.engine = engine
         self.client: Any = client  # redis-py types each reply as one that may be awaitable
-        self.scripts = load_scripts()
         self.metrics = WorkerMetrics(CollectorRegistry())
-        self.opener = ShardOpener(engine, client, self.metrics, is_unsafe_allowed=True)
-        self.sender = RefillSender(engine, client, self.scripts, self.metrics)
+        self.sender = RefillSender(engine, client, self.metrics)
         self.flusher = Flusher(engine, client, self.metrics, batch_events=batch_events)
-        self.sweeper = Sweeper(engine, client, self.scripts, self.metrics)
+        self.opener = ShardOpener(
+            engine, client, self.flusher, self.metrics, is_unsafe_allowed=True
+        )
+        self.sweeper = Sweeper(engine, client, self.metrics)
+        self.reopener = Reopener(engine, self.metrics)
+        self.loader = AccountLoader(engine, client, self.sender, self.reopener, self.metrics)
+        self.seconds = 0.0
+        self.registry = Registry(
+            engine, client, self.metrics, lost_seconds=15, clock=lambda: self.seconds
+        )
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Do something in one transaction."""
@@ -60,8 +69,12 @@ class World:
     def put(self, account: str, **changes: Any) -> Account:
         """Make or change an account in the ledger; return it as Redis is driven with it."""
         self.run(lambda c: put_account(c, account, changes))
-        (epoch,) = self.sql("SELECT epoch FROM generations WHERE account = :a", a=account)
-        return Account(self.client, account, epoch)
+        return self.account(account)
+
+    def account(self, account: str = "acme") -> Account:
+        """Return an account as Redis is driven with it, in its newest generation."""
+        generation = self.generation(account)
+        return Account(self.client, account, generation.epoch, generation.gen)
 
     def grant(self, account: str, amount: int, id: str = "g1", **more: Any) -> GrantRow:
         """Add a grant in the ledger: paid, unless `category` says otherwise."""
@@ -85,7 +98,7 @@ class World:
 
     def audit(self, *, wait_s: float = 0.0) -> AuditReport:
         """Audit everything; what is not flushed is not waited for unless told."""
-        return audit(self.engine, self.client, scripts=self.scripts, wait_s=wait_s)
+        return audit(self.engine, self.client, wait_s=wait_s)
 
     def assert_sound(self) -> None:
         """Flush, and assert that every line of the audit is zero."""
@@ -118,8 +131,8 @@ class World:
     def write_event(self, account: str, seq: int, **changes: Any) -> None:
         """Write an event to the stream by hand: a debit of 10 from the grant, unless told."""
         (place,) = self.sql(
-            "SELECT g.shard, g.epoch, (SELECT min(grant_no) FROM grants WHERE account = :a)"
-            " FROM generations g WHERE g.account = :a",
+            "SELECT g.shard, s.epoch, (SELECT min(grant_no) FROM grants WHERE account = :a)"
+            " FROM accounts g JOIN shards s ON s.shard = g.shard WHERE g.account = :a",
             a=account,
         )
         shard, epoch, grant_no = place

@@ -51,10 +51,14 @@ class Sidecar:
     def __init__(self, redis_url: str, listen: str = "", **settings: str) -> None:
         self.listen = listen or f"127.0.0.1:{free_port()}"
         self._log = tempfile.NamedTemporaryFile(prefix="sidecar-", suffix=".log")  # noqa: SIM115
+        self._journal = tempfile.TemporaryDirectory(prefix="journal-")
+        self._redis_url = redis_url
         self._environment = {
             "PATH": os.environ["PATH"],
             "CREDITS_REDIS_URL": redis_url,
             "CREDITS_LISTEN": self.listen,
+            "CREDITS_JOURNAL_DIR": self._journal.name,
+            "CREDITS_SHUTDOWN_GRACE_MS": "500",
             **{f"CREDITS_{name.upper()}": value for name, value in settings.items()},
         }
         self._process: subprocess.Popen[bytes] | None = None
@@ -113,8 +117,17 @@ class Sidecar:
 
     def wait_ready(self) -> None:
         """Wait until it can decide."""
-        with self.client() as client:
-            eventually(lambda: client.get("/readyz").status_code == 200, "readiness")
+        with self.client() as client, redis.Redis.from_url(self._redis_url) as ledger:
+
+            def is_ready() -> bool:
+                confirm_sidecars(ledger)
+                return client.get("/readyz").status_code == 200
+
+            try:
+                eventually(is_ready, "readiness")
+            except AssertionError as error:
+                reason = client.get("/readyz").text
+                raise AssertionError(f"{error}: {reason}: {self.log[-2000:]}") from error
 
     def stop(self) -> int:
         """Ask it to stop, and return its exit code."""
@@ -127,6 +140,14 @@ class Sidecar:
             return self.process.wait()
         finally:
             self._log.close()
+            self._journal.cleanup()
+
+
+def confirm_sidecars(client: redis.Redis) -> None:
+    """Register every sidecar that gave a sign of life, as a worker does."""
+    beats: Any = client.hgetall(keys.SIDECARS)
+    for id, beat in beats.items():
+        client.hset(keys.REGISTERED, id, json.loads(beat)["boot"])
 
 
 class Ledger:
@@ -135,14 +156,24 @@ class Ledger:
     def __init__(self, client: redis.Redis) -> None:
         self.redis = client
         self._scripts = load_scripts()
+        self.epoch = EPOCH
         self._refills: dict[str, int] = {}
         self._grants = 0
 
     def open_shards(self, epoch: int = EPOCH) -> None:
-        """Write what a sidecar needs in order to decide."""
+        """Write what a sidecar needs in order to decide; accounts are of this epoch from now on."""
+        self.epoch = epoch
+        self._refills.clear()
         self.redis.hset(keys.META, mapping={"shards": SHARDS, "ledger": "test"})
+        info: Any = self.redis.info()
         for shard in range(SHARDS):
-            self.redis.hset(keys.fence(shard), mapping={"epoch": epoch, "run_id": "", "replid": ""})
+            fence: dict[Any, Any] = {
+                "epoch": epoch,
+                "run_id": info["run_id"],
+                "replid": info["master_replid"],
+                "draining": 0,
+            }
+            self.redis.hset(keys.fence(shard), mapping=fence)
 
     def account(
         self,
@@ -151,9 +182,10 @@ class Ledger:
         overdraft: int = 0,
         status: str = "active",
         reason: str = "",
+        allowance: int = 0,
     ) -> str:
         """Make an account with a grant of each amount, in one step, and return its name."""
-        opened = ("open", (status, overdraft, reason))
+        opened = ("open", (status, overdraft, reason, allowance))
         self._refill(name, opened, *(("grant", self._grant(amount)) for amount in amounts))
         return name
 
@@ -189,7 +221,7 @@ class Ledger:
 
     def keys_of(self, name: str) -> tuple[str, ...]:
         """Return the keys of an account."""
-        return keys.account_keys(name, keys.shard_of(name, SHARDS), EPOCH)
+        return keys.account_keys(name, keys.shard_of(name, SHARDS), self.epoch)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the usage events of an account, in their order."""
@@ -200,7 +232,7 @@ class Ledger:
     def dump(self) -> dict[bytes, Any]:
         """Return all that Redis has, to show that nothing changed."""
         names: Any = self.redis.keys("*")
-        return {name: self._contents(name) for name in names if name != keys.ASK.encode()}
+        return {name: self._contents(name) for name in names if name not in _NOT_OF_ACCOUNTS}
 
     def assert_unchanged(self, before: dict[bytes, Any]) -> None:
         """Check that Redis has what it had, and name the keys that differ."""
@@ -237,9 +269,12 @@ class Ledger:
         for verb, args in refills:
             number = self._refills[name] = self._refills.get(name, 0) + 1
             text = getattr(self._scripts, verb).text
-            pipeline.eval(text, len(names), *names, EPOCH, 1, number, *args)
+            pipeline.eval(text, len(names), *names, self.epoch, self.epoch, number, *args)
         replies = pipeline.execute()
         assert all(reply[0] == b"applied" for reply in replies), replies
+
+
+_NOT_OF_ACCOUNTS: Final = {name.encode() for name in (keys.ASK, keys.SIDECARS, keys.REGISTERED)}
 
 
 class Event:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 
 import pytest
 import redis
@@ -12,8 +13,9 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from persistence.audit import DriftSampler, audit
-from persistence.compare import Comparer
+from persistence.compare import Comparer, Difference, Place, Snapshot
 from persistence.grants import add_adjustment
+from persistence.recovery import rebuild
 from sidecar.metrics import WorkerMetrics
 from tests.integration.ledger_world import World, metric
 
@@ -60,6 +62,18 @@ def test_the_audit_needs_no_redis_for_the_ledgers_lines(world: World) -> None:
     assert said == [line.name for line in report.lines]
 
 
+_LOST_LONG_AGO = """
+WITH lost AS (UPDATE shards SET epoch = epoch + 1 WHERE last_batch > 0 RETURNING shard, epoch)
+INSERT INTO recoveries (shard, epoch, cause, noticed_ms) SELECT shard, epoch, 'rebuild', 1 FROM lost
+"""
+_SILENT_SIDECAR = """
+INSERT INTO sidecars (id, name, boot, state, registered_ms, seen_ms)
+VALUES (gen_random_uuid(), 'one', 'b', 'alive', 1, 1)
+"""
+_NEVER_HANDED_IN = f"""
+WITH made AS ({_SILENT_SIDECAR} RETURNING id)
+INSERT INTO drains (shard, epoch, sidecar, created_ms) SELECT 0, 1, id, 1 FROM made
+"""
 _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'lent'"
 
 
@@ -75,6 +89,7 @@ _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 
         ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "generations_are_usage"),
         ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "batches_hash_chain"),
         ("DELETE FROM usage_events WHERE id = 'd1'", "sequence_has_no_gaps"),
+        ("UPDATE usage_events SET seq = seq + 1", "sequence_has_no_gaps"),
         ("DELETE FROM usage_events WHERE id = 'd1'", "refunds_within_charges"),
         ("DELETE FROM usage_events", "batches_hash_chain"),
         ("UPDATE usage_events SET id = 'd9' WHERE id = 'd1'", "batches_hash_chain"),
@@ -86,11 +101,14 @@ _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 
         ("UPDATE generations SET seq = seq + 1", "sequence_has_no_gaps"),
         ("UPDATE generations SET applied_refill_no = 1", "refills_in_order"),
         ("UPDATE refills SET applied_ms = NULL, created_ms = 1", "refills_arrive"),
-        ("UPDATE generations SET state = 'frozen', frozen_ms = 1", "no_generation_frozen_too_long"),
         ("UPDATE usage_events SET operation = 'settle', final = true, id = 'h1'", "holds_end_once"),
         ("DELETE FROM flush_batches", "batches_hash_chain"),
         ("UPDATE flush_batches SET hash = '\\x00'", "batches_hash_chain"),
-        ("UPDATE shards SET state = 'lost' WHERE shard = 0", "no_shard_is_lost"),
+        ("UPDATE shards SET state = 'suspect' WHERE shard = 0", "no_shard_is_away_too_long"),
+        ("UPDATE shards SET is_fenced = false WHERE shard = 0", "no_shard_is_away_too_long"),
+        (_LOST_LONG_AGO, "no_account_closes_too_long"),
+        (_NEVER_HANDED_IN, "journals_are_confirmed"),
+        (_SILENT_SIDECAR, "no_sidecar_is_silent"),
         ("UPDATE shards SET last_hash = '\\x00' WHERE last_batch > 0", "batches_hash_chain"),
     ],
 )  # fmt: skip
@@ -174,8 +192,8 @@ def test_drift_is_sampled_in_turn_and_shown(world: World) -> None:
     for number in range(3):
         world.funded(f"acct-{number}", 10)
     metrics = WorkerMetrics(CollectorRegistry())
-    comparer = Comparer(world.engine, world.client, world.scripts, wait_s=0)
-    sampler = DriftSampler(comparer, metrics)
+    comparer = Comparer(world.engine, world.client, wait_s=0)
+    sampler = DriftSampler(world.engine, comparer, metrics)
     assert sampler.run_once() == 4
     assert metric(metrics.drift) == 0
     account = world.put("acct-1")
@@ -183,6 +201,46 @@ def test_drift_is_sampled_in_turn_and_shown(world: World) -> None:
     sampler.run_once()
     assert metric(metrics.drift) == 5
     assert metric(metrics.drift_accounts) == 4
+
+
+def test_a_redis_that_is_ahead_of_the_ledger_is_given_up(world: World) -> None:
+    sampler = DriftSampler(
+        world.engine, Comparer(world.engine, world.client, wait_s=0), world.metrics
+    )
+    account = world.put("acme")
+    sampler.run_once()
+    assert world.sql("SELECT shard FROM shards WHERE state <> 'open'") == []
+    # As after a fail-over of Postgres that lost the commit of this one.
+    account.status("active", 900, refill_no=world.generation().refill_no + 1)
+    sampler.run_once()
+    found = world.sql("SELECT shard, cause FROM shards WHERE state <> 'open'")
+    assert found == [(account.shard, "refill_ahead")]
+
+
+def test_an_account_that_is_closing_is_not_compared(world: World) -> None:
+    rebuild(world.engine)
+    world.opener.run_once()
+    report = {line.name: line for line in world.audit().lines}
+    assert report["redis_is_ledger"].checked == 0
+    assert all(line.is_ok for line in report.values())
+
+
+def test_what_was_given_up_while_it_was_compared_is_no_difference(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparer = Comparer(world.engine, world.client, wait_s=0)
+    look = comparer._snapshots
+
+    def lose_first(places: Sequence[Place]) -> tuple[list[Snapshot], list[Difference]]:
+        world.client.flushall()
+        found = look(places)
+        assert found[1] != []
+        world.opener.run_once()
+        return found
+
+    monkeypatch.setattr(comparer, "_snapshots", lose_first)
+    (comparison,) = comparer.chunks()
+    assert comparison.differences == []
 
 
 def test_duplicates_and_restores_are_part_of_the_comparison(world: World) -> None:

@@ -13,14 +13,16 @@ import httpx
 import pytest
 import redis
 from prometheus_client import CollectorRegistry
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, select
 
 from persistence.flush import Flusher
+from persistence.recovery import rebuild
 from persistence.tables import accounts, refills
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
 from sidecar.scripts import ScriptRunner, load_scripts
 from tests.integration.control_client import control_listener, refused
+from tests.integration.ledger_world import World as LedgerWorld
 
 EPOCH = 1
 CONTEXT = {
@@ -75,7 +77,7 @@ class World:
 
     def settle(self, id: str, amount: int, name: str = "acme") -> None:
         detail = json.dumps({"usage": {"input_tokens": 5}})
-        reply = self.run("settle", name, id, f"print{amount}", amount, 1, "v1", detail)
+        reply = self.run("settle", name, id, f"print{amount}", amount, 1, "v1", detail, "", 0)
         assert reply[0] == b"settled"
 
     def flush(self) -> None:
@@ -97,8 +99,7 @@ class World:
 def world(
     engine: Engine, postgres_url: str, redis_client: redis.Redis, redis_url: str
 ) -> Iterator[World]:
-    with engine.begin() as c:
-        c.execute(text("UPDATE shards SET epoch = :epoch"), {"epoch": EPOCH})
+    LedgerWorld(engine, redis_client).opener.open_shards()
     with control_listener(postgres_url, redis_url) as client:
         yield World(client, engine, redis_client)
 
@@ -133,6 +134,46 @@ def test_without_redis_the_ledger_answers_alone(postgres_url: str) -> None:
         response = control.get("/v1/accounts/acme/holds")
         refused(response, 503, "store_unavailable")
         assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_an_account_that_is_closing_has_no_balances_and_no_holds_to_show(world: World) -> None:
+    world.account("acme", 1_000)
+    world.hold("h1", 300)
+    # The same Redis, whole, with all that it had: it is not believed any more.
+    ledger = LedgerWorld(world.engine, world.redis)
+    rebuild(world.engine)
+    ledger.opener.run_once()
+    balances = {"ledger": 1_000, "available": None, "held": None}
+    assert world.http.get("/v1/accounts/acme").json()["balances"] == balances
+    assert world.http.get("/v1/accounts").json()["data"][0]["balances"] == balances
+    refused(world.http.get("/v1/accounts/acme/holds"), 503, "store_unavailable")
+    refused(world.http.get("/v1/accounts/acme/explain/h1"), 404, "not_found")
+    ledger.reopener.run_once()
+    ledger.sender.run_once()
+    balances["available"], balances["held"] = 1_000, 0
+    assert world.http.get("/v1/accounts/acme").json()["balances"] == balances
+    assert world.get("holds")["data"] == []
+
+
+def test_what_comes_while_an_account_is_closing_is_lent_when_it_is_reopened(world: World) -> None:
+    world.account("acme", 1_000)
+    ledger = LedgerWorld(world.engine, world.redis)
+    rebuild(world.engine)
+    ledger.opener.run_once()
+    world.http.put("/v1/accounts/acme", json={"overdraft_limit": 70, "outage_allowance": 9})
+    grant = {"id": "more", "amount": 500, "category": "promo"}
+    assert world.http.post("/v1/accounts/acme/grants", json=grant).status_code == 200
+    taken = {"id": "less", "amount": -100, "reason": "mistake"}
+    assert world.http.post("/v1/accounts/acme/adjustments", json=taken).status_code == 200
+    assert (
+        world.http.post("/v1/accounts/acme/suspend", json={"reason": "unpaid"}).status_code == 200
+    )
+    ledger.reopener.run_once()
+    ledger.sender.run_once()
+    account = ledger.account()
+    assert account.balance()[1:5] == ["suspended", 1_400, 0, 70]
+    assert account.number("allowance") == 9
+    ledger.assert_sound()
 
 
 def test_redis_that_lost_its_scripts_is_given_them_again(world: World) -> None:

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from persistence import flush as flush_module
-from persistence.errors import ShardBusy
+from persistence import batches
+from persistence.errors import RedisChanged, ShardBusy
+from persistence.flush import Flusher
 from persistence.grants import add_adjustment
 from persistence.reads import Filters, explain, usage_rows
 from sidecar import keys
@@ -114,7 +115,7 @@ def test_a_flush_that_dies_before_the_commit_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(flush_module, "batch_hash", die)
+        patched.setattr(batches, "batch_hash", die)
         with pytest.raises(KeyboardInterrupt):
             world.flusher.run_once()
     assert world.sql("SELECT count(*) FROM usage_events") == [0]
@@ -127,7 +128,9 @@ def test_a_cursor_that_was_set_back_counts_nothing_twice(world: World) -> None:
     for number in range(7):
         account.debit(f"d{number}", 5)
     world.flush()
-    world.sql("UPDATE shards SET cursor = '0-0' WHERE last_batch > 0 RETURNING 1")
+    world.sql(
+        "UPDATE shards SET cursor = '0-0', flushed_events = 0 WHERE last_batch > 0 RETURNING 1"
+    )
     (result,) = world.flush()
     assert (result.events, result.inserted, result.replayed) == (7, 0, 7)
     assert world.generation().spent == 35
@@ -221,30 +224,83 @@ def test_an_entry_that_is_no_event_becomes_a_dead_letter(world: World, raw: byte
     assert world.sql("SELECT reason, raw FROM dead_letters") == [("unreadable", raw)]
 
 
-def test_a_gap_freezes_the_generation_and_keeps_every_event(world: World) -> None:
+def shard_state(world: World) -> tuple[str, str | None]:
+    (row,) = world.sql("SELECT state, cause FROM shards WHERE last_batch > 0")
+    state, cause = row
+    return state, cause
+
+
+def test_a_gap_posts_every_event_and_gives_the_shard_up(world: World) -> None:
     world.funded()
     world.write_event("acme", 1)
     world.write_event("acme", 3)
     world.write_event("acme", 4)
     (result,) = world.flush()
-    assert (result.inserted, result.dead) == (1, 2)
-    assert world.sql("SELECT reason FROM dead_letters") == ["gap", "gap"]
-    generation = world.generation()
-    assert (generation.state, generation.seq, generation.suspended) == ("frozen", 1, 20)
-    world.grant("acme", 50, "g2")
-    assert world.balance("available:acme") == 50
-    assert world.sql("SELECT count(*) FROM refills WHERE kind = 'grant'") == [1]
+    assert (result.inserted, result.dead) == (3, 0)
+    assert shard_state(world) == ("suspect", "gap")
+    assert (world.generation().seq, world.generation().spent) == (4, 30)
 
 
-def test_another_event_with_a_number_that_was_used_is_a_regression(world: World) -> None:
+def test_another_event_with_a_number_that_was_used_gives_the_shard_up(world: World) -> None:
     world.funded()
     world.write_event("acme", 1)
     world.write_event("acme", 2)
     world.flush()
     world.write_event("acme", 2, id="other", amount=7)
+    (result,) = world.flush()
+    assert (result.inserted, result.dead) == (1, 0)
+    assert shard_state(world) == ("suspect", "regression")
+    assert world.generation().spent == 27
+
+
+def test_sidecars_are_not_told_of_events_that_may_be_missing_before(world: World) -> None:
+    account = world.funded()
+    account.debit("d1", 10)
     world.flush()
-    assert world.sql("SELECT reason, amount FROM dead_letters") == [("regression", 7)]
-    assert world.generation().state == "frozen"
+    known = world.client.get(keys.cursor(account.shard))
+    account.debit("d2", 10)
+    world.client.xdel(keys.stream(account.shard, 1), account.trail[1])
+    account.debit("d3", 10)
+    (result,) = world.flush()
+    assert result.inserted == 1
+    assert world.client.get(keys.cursor(account.shard)) == known
+    assert shard_state(world) == ("suspect", "stream_short")
+
+
+def test_a_stream_that_is_gone_gives_the_shard_up_although_nothing_new_comes(world: World) -> None:
+    account = world.funded()
+    account.debit("d1", 10)
+    world.flush()
+    world.client.delete(keys.stream(account.shard, 1))
+    world.flush()
+    assert shard_state(world) == ("suspect", "stream_short")
+
+
+def test_nothing_is_read_from_another_redis_process_than_the_ledger_names(world: World) -> None:
+    account = world.funded()
+    account.debit("d1", 10)
+    world.sql("UPDATE shards SET run_id = 'another' RETURNING 1")
+    assert world.flush() == []
+    with pytest.raises(RedisChanged):
+        world.flusher.flush_shard(account.shard)
+    assert world.generation().seq == 0
+    assert shard_states(world) == ["open"]
+
+
+def shard_states(world: World) -> list[str]:
+    states: list[str] = world.sql("SELECT DISTINCT state FROM shards")
+    return states
+
+
+def test_a_cursor_that_was_not_published_is_said_again(world: World) -> None:
+    account = world.funded()
+    account.debit("d1", 10)
+    world.flush()
+    known = world.client.get(keys.cursor(account.shard))
+    world.client.delete(keys.cursor(account.shard))
+    # Another worker has published nothing yet.
+    World(world.engine, world.client).flush()
+    assert world.client.get(keys.cursor(account.shard)) == known
 
 
 def test_an_event_of_an_unknown_generation_is_kept(world: World) -> None:
@@ -305,7 +361,7 @@ def test_a_connection_lost_in_mid_flush_is_a_passing_error(
         return b""
 
     with monkeypatch.context() as patched:
-        patched.setattr(flush_module, "rows_digest", cut)
+        patched.setattr(batches, "rows_digest", cut)
         with pytest.raises(OperationalError):
             world.flusher.run_once()
     world.assert_sound()
@@ -332,13 +388,13 @@ def test_the_cursor_is_published_and_flushed_events_are_trimmed(
     engine: Engine, redis_client: redis.Redis
 ) -> None:
     world = World(engine, redis_client)
-    world.flusher = flush_module.Flusher(engine, redis_client, world.metrics, keep_seconds=0)
+    world.flusher = Flusher(engine, redis_client, world.metrics, keep_seconds=0)
     account = world.funded(amount=10_000)
     for number in range(1_000):
         account.debit(f"d{number}", 1)
     world.flush()
     (row,) = world.sql("SELECT cursor, epoch FROM shards WHERE last_batch > 0")
-    assert account.redis.get(keys.cursor(account.shard)) == row[0].encode()
+    assert account.redis.get(keys.cursor(account.shard)) == f"{row[1]} {row[0]}".encode()
     assert account.redis.xlen(keys.stream(account.shard, row[1])) < 1_000
     world.assert_sound()
 

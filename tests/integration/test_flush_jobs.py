@@ -12,10 +12,13 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
+from persistence.bell import RefillBell
 from persistence.grants import add_adjustment
-from persistence.jobs import Job, RefillBell, WorkerJobs
+from persistence.jobs import Job, WorkerJobs
+from sidecar import keys
 from sidecar.metrics import WorkerMetrics
 from tests.integration.ledger_world import World, metric
+from tests.integration.simulated_sidecar import SimulatedSidecar
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Settings:
     flush_batch_events: int = 100
     stream_keep_seconds: int = 60
     allow_unsafe_redis: bool = True
+    sidecar_lost_seconds: int = 15
+    sidecar_dead_seconds: int = 0
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def jobs(world: World) -> Iterator[WorkerJobs]:
 
 
 def worker(world: World, settings: Settings = Settings()) -> WorkerJobs:
-    return WorkerJobs(world.engine, world.client, world.scripts, world.metrics, settings)
+    return WorkerJobs(world.engine, world.client, world.metrics, settings)
 
 
 def wait_until(is_done: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -88,6 +93,33 @@ def test_two_workers_do_the_work_of_one(world: World, jobs: WorkerJobs) -> None:
         accounts[number % 6].debit(f"d{number}", 3)
     wait_until(lambda: world.sql("SELECT sum(spent) FROM generations") == [1_800])
     assert second.stop(10)
+    assert world.audit(wait_s=5).is_ok
+
+
+def test_after_a_loss_every_account_is_back_with_what_it_has(
+    world: World, jobs: WorkerJobs
+) -> None:
+    sidecar = SimulatedSidecar(world)
+    sidecar.beat()
+    wait_until(sidecar.is_confirmed)
+    account = world.put("acme")
+    world.grant("acme", 500)
+    wait_until(lambda: account.balance()[:3] == ["ok", "active", 500])
+    for number in range(50):
+        account.debit(f"d{number}", 1)
+        sidecar.acknowledge(account)
+    world.client.flushall()
+    wait_until(lambda: world.client.hget(keys.fence(account.shard), "draining") == b"1")
+    sidecar.beat()
+    wait_until(sidecar.is_confirmed)
+    sidecar.hand_in()
+    # Nobody asks for it: the worker reopens it all the same.
+    wait_until(lambda: world.generation().gen == 2)
+    wait_until(lambda: world.account().balance()[:3] == ["ok", "active", 450])
+    wait_until(lambda: world.client.hget(keys.fence(account.shard), "draining") == b"0")
+    sidecar.beat("leaving")
+    wait_until(lambda: sidecar.state == "gone")
+    assert jobs.failing == []
     assert world.audit(wait_s=5).is_ok
 
 

@@ -18,8 +18,8 @@ UNIT = 70  # does not divide what was granted: some is left that is less than a 
 
 
 @pytest.fixture(scope="module")
-def second(redis_url: str) -> Iterator[Sidecar]:
-    with running(redis_url, **PATIENT) as started:
+def second(meter_redis_url: str) -> Iterator[Sidecar]:
+    with running(meter_redis_url, **PATIENT) as started:
         yield started
 
 

@@ -25,8 +25,8 @@ from tests.integration.meter_server import (
 
 CALLS: list[tuple[str, dict[str, Any]]] = [
     ("hold", {"id": "h1", "amount": 1}),
-    ("settle", {"id": "running", "amount": 1}),
-    ("release", {"id": "running"}),
+    ("settle", {"id": "unknown", "amount": 1}),
+    ("release", {"id": "unknown"}),
     ("extend", {"id": "running", "amount": 200}),
     ("debit", {"id": "d1", "amount": 1}),
     ("refund", {"id": "r1", "of": "running"}),
@@ -69,8 +69,9 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     made.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def own_sidecar(own_redis: Redis) -> Iterator[Sidecar]:
+    own_redis.client.flushall()
     with running(own_redis.url, redis_timeout_ms="500") as started:
         yield started
 
@@ -78,7 +79,6 @@ def own_sidecar(own_redis: Redis) -> Iterator[Sidecar]:
 @pytest.fixture
 def acme(own_redis: Redis, own_sidecar: Sidecar) -> Iterator[Meter]:
     """A sidecar in front of a Redis of its own, with an account that has a running hold."""
-    own_redis.client.flushall()
     ledger = Ledger(own_redis.client)
     ledger.open_shards()
     ledger.account("acme", 1_000)
@@ -94,6 +94,13 @@ def assert_unavailable(response: httpx.Response) -> None:
     error = error_of(response)
     assert (error["code"], error["type"]) == ("store_unavailable", "server_error")
     assert int(response.headers["retry-after"]) >= 1
+
+
+def reopened(meter: Meter) -> None:
+    """Open the shards again as a worker does after a loss: the account has all it had."""
+    meter.ledger.open_shards(epoch=2)
+    meter.ledger.account("acme", 1_000)
+    meter.sidecar.wait_ready()
 
 
 def assert_nothing_is_decided(meter: Meter) -> None:
@@ -147,8 +154,10 @@ def test_redis_that_is_down_and_comes_back(acme: Meter, own_redis: Redis) -> Non
         assert_nothing_is_decided(acme)
     finally:
         own_redis.start()
-    acme.sidecar.wait_ready()
-    assert acme.accept("settle", account="acme", id="running", amount=40)["available"] == 960
+    assert acme.http.get("/readyz").status_code == 503, "the Redis is another process"
+    reopened(acme)
+    answer = acme.accept("settle", account="acme", id="running", amount=40)
+    assert (answer["available"], answer["late"]) == (960, True)
 
 
 def test_forgotten_scripts_are_loaded_again(acme: Meter, own_redis: Redis) -> None:
@@ -163,21 +172,28 @@ def test_shard_without_a_fence_is_not_decided_for(acme: Meter, own_redis: Redis)
     own_redis.client.delete(keys.fence(shard))
     eventually(lambda: acme.http.get("/readyz").status_code == 503)
     assert_nothing_is_decided(acme)
-    acme.ledger.open_shards()
-    acme.sidecar.wait_ready()
-    assert acme.available("acme") == 900
+    reopened(acme)
+    assert acme.available("acme") == 1_000
 
 
 def test_shard_of_another_epoch_is_not_decided_for(acme: Meter, own_redis: Redis) -> None:
-    acme.ledger.open_shards(epoch=2)
-    eventually(lambda: acme.post("check", account="acme", amount=1).status_code == 503)
+    shard = keys.shard_of("acme", 4)
+    own_redis.client.hset(keys.fence(shard), "run_id", "another")
+    eventually(lambda: acme.http.get("/readyz").status_code == 503)
     before = acme.ledger.dump()
     for verb, fields in CALLS:
         assert_unavailable(acme.post(verb, account="acme", **fields))
     acme.ledger.assert_unchanged(before)
+    reopened(acme)
+    assert acme.available("acme") == 1_000
+
+
+def test_shard_is_never_decided_in_an_older_epoch(acme: Meter, own_redis: Redis) -> None:
+    reopened(acme)
     acme.ledger.open_shards(epoch=1)
-    acme.sidecar.wait_ready()
-    assert acme.available("acme") == 900
+    eventually(lambda: acme.http.get("/readyz").status_code == 503)
+    assert_unavailable(acme.post("check", account="acme", amount=1))
+    assert "later epochs" in acme.http.get("/readyz").json()["reason"]
 
 
 def test_account_of_another_epoch_is_fenced(acme: Meter, own_redis: Redis) -> None:

@@ -70,25 +70,26 @@ def test_balance_of_an_account_that_the_ledger_does_not_know_is_not_found(
 def test_account_without_a_clear_answer_is_never_not_found(
     meter: Meter, answerer: Answerer, outcome: str
 ) -> None:
-    answerer.outcomes["cold"] = outcome
-    response = meter.post("hold", account="cold", **HOLD)
+    account = f"cold-{outcome}"
+    answerer.outcomes[account] = outcome
+    response = meter.post("hold", account=account, **HOLD)
     assert (response.status_code, error_of(response)["code"]) == (503, "store_unavailable")
     assert int(response.headers["retry-after"]) >= 1
-    answerer.outcomes["cold"] = "loaded"
-    assert meter.accept("hold", account="cold", **HOLD)["available"] == 900
+    answerer.outcomes[account] = "loaded"
+    assert meter.accept("hold", account=account, **HOLD)["available"] == 900
 
 
 def test_account_that_is_said_to_be_loaded_but_is_not_there_is_unavailable(
     meter: Meter, answerer: Answerer
 ) -> None:
-    answerer.outcomes["cold"] = "loaded"
+    answerer.outcomes["absent"] = "loaded"
     answerer.load = lambda _: None
-    response = meter.post("hold", account="cold", **HOLD)
+    response = meter.post("hold", account="absent", **HOLD)
     assert (response.status_code, error_of(response)["code"]) == (503, "store_unavailable")
 
 
-def test_no_worker_is_waited_for_only_briefly(redis_url: str, ledger: Ledger) -> None:
-    with running(redis_url) as sidecar, sidecar.client() as client:
+def test_no_worker_is_waited_for_only_briefly(meter_redis_url: str, ledger: Ledger) -> None:
+    with running(meter_redis_url) as sidecar, sidecar.client() as client:
         sidecar.wait_ready()
         started = time.monotonic()
         response = client.post("/v1/hold", json={"account": "cold", **HOLD})
@@ -154,10 +155,10 @@ def test_flood_of_unknown_accounts_does_not_harm_others(meter: Meter) -> None:
 
 
 def test_worker_that_answers_another_sidecar_is_not_mixed_up(
-    meter: Meter, ledger: Ledger, redis_url: str, answerer: Answerer
+    meter: Meter, ledger: Ledger, meter_redis_url: str, answerer: Answerer
 ) -> None:
     answerer.outcomes |= {"cold": "loaded"}
-    with running(redis_url, **PATIENT) as other:
+    with running(meter_redis_url, **PATIENT) as other:
         other.wait_ready()
         with other.client() as client:
             wait_until_heard(client)

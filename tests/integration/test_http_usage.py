@@ -32,12 +32,12 @@ def book(path: Path, **versions: dict[str, Rates]) -> str:
 
 
 @pytest.fixture(scope="module")
-def books(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+def books(meter_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     """Two sidecars: one before the prices changed, and one after."""
     folder = tmp_path_factory.mktemp("prices")
     files = [book(folder / "v1.json", v1=V1), book(folder / "v2.json", v1=V1, v2=V2)]
     with ExitStack() as stack:
-        yield [stack.enter_context(running(redis_url, price_book=file)) for file in files]
+        yield [stack.enter_context(running(meter_redis_url, price_book=file)) for file in files]
 
 
 @pytest.fixture
@@ -168,11 +168,11 @@ def test_model_that_was_retired_is_still_settled_but_not_held(meters: tuple[Mete
 
 
 def test_sidecar_that_has_lost_the_version_settles_by_its_own(
-    redis_url: str, meters: tuple[Meter, Meter], tmp_path: Path
+    meter_redis_url: str, meters: tuple[Meter, Meter], tmp_path: Path
 ) -> None:
     before, _ = meters
     before.accept("hold", account="acme", id="h1", usage=usage(max_output_tokens=100))
-    with running(redis_url, price_book=book(tmp_path / "v2.json", v2=V2)) as sidecar:
+    with running(meter_redis_url, price_book=book(tmp_path / "v2.json", v2=V2)) as sidecar:
         sidecar.wait_ready()
         with sidecar.client() as client:
             fields = {"account": "acme", "id": "h1", "usage": usage(output_tokens=10)}
@@ -196,11 +196,11 @@ def test_meter_without_a_price_is_refused(meters: tuple[Meter, Meter]) -> None:
 
 
 def test_wrong_price_book_refuses_to_start_and_names_its_setting(
-    redis_url: str, tmp_path: Path
+    meter_redis_url: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "prices.json"
     file.write_text('{"version": "v1", "models": {"m": {"per_million": {"input_tokens": 0.5}}}}')
-    sidecar = Sidecar(redis_url, price_book=str(file))
+    sidecar = Sidecar(meter_redis_url, price_book=str(file))
     sidecar.launch()
     assert sidecar.process.wait(20) != 0
     assert "CREDITS_PRICE_BOOK" in sidecar.log

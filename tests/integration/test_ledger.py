@@ -36,7 +36,7 @@ def test_a_new_account_has_a_generation_and_its_opening_refill(world: World) -> 
     world.put("acme", name="Acme", overdraft_limit=5)
     row = account_of(world)
     assert (row.name, row.overdraft_limit, row.generation, row.ledger) == ("Acme", 5, 1, 0)
-    payload = {"status": "active", "overdraft": 5, "reason": ""}
+    payload = {"status": "active", "overdraft": 5, "reason": "", "allowance": 0}
     assert world.sql("SELECT kind, payload FROM refills") == [("open", payload)]
 
 
@@ -50,8 +50,19 @@ def test_absent_fields_stay_and_null_clears(world: World) -> None:
 
 def test_a_change_that_redis_need_not_know_is_no_refill(world: World) -> None:
     world.put("acme")
-    world.put("acme", name="Acme", outage_allowance=9)
+    world.put("acme", name="Acme", low_balance_threshold=9)
     assert refills(world) == [(1, "open")]
+
+
+def test_what_an_account_may_use_while_redis_is_away_is_sent_to_it(world: World) -> None:
+    account = world.funded(outage_allowance=9)
+    account.balance()
+    assert account.trail == [9]
+    world.put("acme", outage_allowance=70)
+    assert refills(world)[-1] == (3, "status")
+    world.sender.run_once()
+    account.balance()
+    assert account.trail == [70]
 
 
 def test_a_status_is_set_once_and_sent_once(world: World) -> None:

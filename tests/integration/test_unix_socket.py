@@ -13,9 +13,9 @@ from tests.integration.meter_server import PATIENT, Ledger, Meter, Sidecar, runn
 
 
 @pytest.fixture(scope="module")
-def served(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+def served(meter_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     path = tmp_path_factory.mktemp("unix") / "credits.sock"
-    with running(redis_url, f"unix:{path}", **PATIENT) as sidecar:
+    with running(meter_redis_url, f"unix:{path}", **PATIENT) as sidecar:
         yield sidecar
 
 
@@ -59,19 +59,19 @@ def test_half_a_request_on_a_unix_socket_is_no_harm(meter: Meter, path: Path) ->
 
 
 def test_socket_that_was_left_behind_is_replaced_and_removed_at_the_end(
-    redis_url: str, tmp_path: Path
+    meter_redis_url: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "left.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
-    sidecar = Sidecar(redis_url, f"unix:{path}").start()
+    sidecar = Sidecar(meter_redis_url, f"unix:{path}").start()
     assert path.exists()
     assert sidecar.stop() == 0
     assert not path.exists()
 
 
-def test_socket_that_is_in_use_is_not_taken(redis_url: str, meter: Meter, path: Path) -> None:
-    other = Sidecar(redis_url, f"unix:{path}")
+def test_socket_that_is_in_use_is_not_taken(meter_redis_url: str, meter: Meter, path: Path) -> None:
+    other = Sidecar(meter_redis_url, f"unix:{path}")
     other.launch()
     assert other.process.wait(20) != 0
     assert "CREDITS_LISTEN" in other.log
@@ -79,10 +79,10 @@ def test_socket_that_is_in_use_is_not_taken(redis_url: str, meter: Meter, path: 
     assert meter.http.get("/healthz").status_code == 200
 
 
-def test_file_in_the_way_is_not_removed(redis_url: str, tmp_path: Path) -> None:
+def test_file_in_the_way_is_not_removed(meter_redis_url: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("mine")
-    other = Sidecar(redis_url, f"unix:{path}")
+    other = Sidecar(meter_redis_url, f"unix:{path}")
     other.launch()
     assert other.process.wait(20) != 0
     assert "CREDITS_LISTEN" in other.log

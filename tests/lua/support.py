@@ -73,6 +73,8 @@ class Account:
         self.shard = keys.shard_of(self.name, SHARDS)
         self.keys = keys.account_keys(self.name, self.shard, self.epoch)
         self.redis: Any = self.client  # redis-py types each reply as one that may be awaitable
+        self.trail: list[Any] = []
+        """The last reply's part for the journal: allowance, stream id, event."""
         self._runner = ScriptRunner(self.client)
         self._scripts = load_scripts()
 
@@ -80,6 +82,7 @@ class Account:
         """Run one script of this account and return its reply, texts decoded."""
         script = getattr(self._scripts, verb)
         reply = self._runner.call(script, self.keys, [epoch or self.epoch, *args])
+        self.trail = reply.pop() if isinstance(reply[-1], list) else []
         return [as_text(item) for item in reply]
 
     # What the sidecar calls ------------------------------------------------------------------
@@ -108,10 +111,14 @@ class Account:
         price_version: str = "",
         detail: str = "",
         fingerprint: str | None = None,
+        lost: bytes = b"",
+        is_degraded: bool = False,
     ) -> Reply:
         """Settle; by default two calls with the same total and final are alike."""
         same = fingerprint if fingerprint is not None else f"settle {total} {final}"
-        return self.call("settle", id, same, total, final, price_version, detail)
+        return self.call(
+            "settle", id, same, total, final, price_version, detail, lost, int(is_degraded)
+        )
 
     def release(self, id: str) -> Reply:
         """Release a hold."""
@@ -122,11 +129,17 @@ class Account:
         return self.call("extend", id, amount, ttl_ms)
 
     def debit(
-        self, id: str, amount: int, *, detail: str = "", fingerprint: str | None = None
+        self,
+        id: str,
+        amount: int,
+        *,
+        detail: str = "",
+        fingerprint: str | None = None,
+        is_degraded: bool = False,
     ) -> Reply:
         """Debit; by default two calls with the same amount are alike."""
         same = fingerprint if fingerprint is not None else f"debit {amount}"
-        return self.call("debit", id, same, amount, detail)
+        return self.call("debit", id, same, amount, detail, int(is_degraded))
 
     def refund(
         self,
@@ -166,9 +179,10 @@ class Account:
         overdraft: int = 0,
         reason: str = "",
         gen: int | None = None,
+        allowance: int = 0,
     ) -> Reply:
         """Open the generation."""
-        return self.call("open", gen or self.gen, 1, status, overdraft, reason)
+        return self.call("open", gen or self.gen, 1, status, overdraft, reason, allowance)
 
     def refill(
         self, verb: str, *args: Argument, refill_no: int | None = None, gen: int | None = None
@@ -214,11 +228,13 @@ class Account:
         overdraft: int = 0,
         reason: str = "",
         *,
+        allowance: int = 0,
         refill_no: int | None = None,
         gen: int | None = None,
     ) -> Reply:
-        """Set status and overdraft."""
-        return self.refill("status", status, overdraft, reason, refill_no=refill_no, gen=gen)
+        """Set status, overdraft and allowance."""
+        args = (status, overdraft, reason, allowance)
+        return self.refill("status", *args, refill_no=refill_no, gen=gen)
 
     def restore(
         self, allocations: Sequence[int], *, refill_no: int | None = None, gen: int | None = None

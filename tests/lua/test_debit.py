@@ -6,6 +6,8 @@
 3. A suspended or closed account may not debit, and says why; one in grace may.
 4. Never more than available + overdraft (I2), at the bounds 0, 1 and 2^53-1.
 5. It charges in burn order, then the overdraft, and is one event.
+6. What was granted while Redis was away is charged whatever the account may do now, as far as
+   numbers are exact, and its event says so. The same debit again is a replay as ever.
 """
 
 from __future__ import annotations
@@ -88,6 +90,23 @@ ROWS = [
         After(0, 0, {no: int(no > 1000) for no in range(1, 1003)},
               debited(1002, {no: 1 for no in range(1, 1001)} | {0: 2})),
         before=[do.open(), *(do.grant(no, 1) for no in range(1, 1003))], is_covered=False),
+    Row("a degraded debit is charged below zero", do.debit("d", 150, is_degraded=True),
+        ["debited", 0, 150, -50],
+        After(-50, 0, {1: 0}, [("debit", "d", 150, 150, 6, {1: 100, 0: 50})]), before=funded(),
+        replays=True),
+    Row("a degraded debit is charged although the account is closed",
+        do.debit("d", 1, is_degraded=True), ["debited", 0, 1, 99],
+        After(99, 0, {1: 99}, [("debit", "d", 1, 1, 6, {1: 1})]),
+        before=[*funded(), do.status("closed")]),
+    Row("a degraded debit that was made before is a replay", do.debit("d", 60, is_degraded=True),
+        ["debited", 1, 60, 40], before=[*funded(), do.debit("d", 60)]),
+    Row("a degraded debit of 2^53-1 is charged", do.debit("d", MAX_AMOUNT, is_degraded=True),
+        ["debited", 0, MAX_AMOUNT, -MAX_AMOUNT],
+        After(-MAX_AMOUNT, 0, {}, [("debit", "d", MAX_AMOUNT, MAX_AMOUNT, 6, {0: MAX_AMOUNT})]),
+        before=[do.open()], replays=True),
+    Row("a degraded debit beyond exact numbers is out of range",
+        do.debit("d", MAX_AMOUNT, is_degraded=True), ["out_of_range"],
+        before=[do.open(), do.debit("e", 1, is_degraded=True)]),
     Row("it empties exactly 1,000 grants", do.debit("d", 1000), ["debited", 0, 1000, 2],
         After(2, 0, {no: int(no > 1000) for no in range(1, 1003)},
               debited(1000, {no: 1 for no in range(1, 1001)})),

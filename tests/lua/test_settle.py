@@ -12,10 +12,14 @@
 9. After expiry it is charged all the same, marked late, and final whatever it says.
 10. What a hold took from the overdraft is charged to grants that came meanwhile.
 11. Each settle is one event, also one that moves nothing.
+12. A hold of a lost generation, whose record comes along, is charged late, and lives on for as
+    long as it would have; if Redis knows the hold, what comes along does not count.
+13. What was accepted while Redis was away says so in its event.
 """
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sidecar.domain import MAX_AMOUNT
@@ -29,8 +33,57 @@ TWO = [do.open(), do.grant(1, 50), do.grant(2, 50), do.hold("h", 80)]
 PRICED = [*funded(), do.hold("h", 60, price_version="v1")]
 FAR_MS = 4_000_000_000_000
 
+
+def lost_record(
+    charged: int = 0, charges: tuple[int, ...] = (), expires_at_ms: int = FAR_MS
+) -> bytes:
+    """Return the record of a hold of 60 whose generation was lost."""
+    answer = [60, 40, expires_at_ms, 0]
+    return bytes(
+        msgspec.msgpack.encode(
+            ["hold", "lost", "hold 60", answer, charged, 0, list(charges), "", 60, [],
+             expires_at_ms, "v1", "", [], 1]
+        )
+    )  # fmt: skip
+
+
 ROWS = [
     *refused_first(do.settle("h", 40)),
+    Row("a lost hold is charged late", do.settle("h", 40, lost=lost_record()),
+        ["settled", 0, 40, 0, 60, 1],
+        After(60, 0, {1: 60}, [("settle", "h", 40, 40, 5, {1: 40})]), before=funded(),
+        replays=True),
+    Row("a lost hold is charged below zero", do.settle("h", 140, lost=lost_record()),
+        ["settled", 0, 140, 0, -40, 1],
+        After(-40, 0, {1: 0}, [("settle", "h", 140, 140, 5, {1: 100, 0: 40})]), before=funded(),
+        replays=True),
+    Row("a lost hold is charged what its total lacks",
+        do.settle("h", 40, lost=lost_record(30, (1, 30))), ["settled", 0, 40, 0, 90, 1],
+        After(90, 0, {1: 90}, [("settle", "h", 10, 40, 5, {1: 10})]), before=funded(),
+        replays=True),
+    Row("a total below what a lost hold was charged is refused",
+        do.settle("h", 29, lost=lost_record(30, (1, 30))), ["lowered", 30], before=funded()),
+    Row("a lost hold is told its own price book", do.settle("h", 40, price_version="v2",
+        lost=lost_record()), ["reprice", "v1"], before=funded()),
+    Row("a lost hold lives on, with nothing held", do.settle("h", 40, final=0, lost=lost_record()),
+        ["held", 0, 40, 0, 60, 1],
+        After(60, 0, {1: 60}, [("settle", "h", 40, 40, 1, {1: 40})]), before=funded(),
+        replays=True),
+    Row("a lost hold that has expired ends", do.settle("h", 40, final=0,
+        lost=lost_record(expires_at_ms=1)), ["settled", 0, 40, 0, 60, 1],
+        After(60, 0, {1: 60}, [("settle", "h", 40, 40, 5, {1: 40})]), before=funded()),
+    Row("what comes along does not count when the hold is there",
+        do.settle("h", 40, lost=lost_record(30, (1, 30))), ["settled", 0, 40, 20, 60, 0],
+        After(60, 0, {1: 60}, [("settle", "h", 40, 40, 4, {1: 40})]), before=HELD),
+    Row("what comes along does not count when the hold has ended",
+        do.settle("h", 40, lost=lost_record()), ["hold_released"],
+        before=[*HELD, do.release("h")]),
+    Row("what was accepted while Redis was away says so", do.settle("h", 40, is_degraded=True),
+        ["settled", 0, 40, 20, 60, 0],
+        After(60, 0, {1: 60}, [("settle", "h", 40, 40, 6, {1: 40})]), before=HELD),
+    Row("a lost hold that was settled while Redis was away says both",
+        do.settle("h", 40, lost=lost_record(), is_degraded=True), ["settled", 0, 40, 0, 60, 1],
+        After(60, 0, {1: 60}, [("settle", "h", 40, 40, 7, {1: 40})]), before=funded()),
     again_first(do.settle("h", 40)),
     Row("no hold of the id is not found", do.settle("h", 40), ["hold_not_found"], before=funded()),
     Row("a debit is a conflict", do.settle("d", 40), ["conflict"],
@@ -231,3 +284,22 @@ def test_a_settled_hold_waits_for_nothing(account: Account) -> None:
     account.pass_time(4_000_000)
     assert account.expire() == ["done", 0, 999_999_999_999_999]
     check_consistent(account)
+
+
+def test_a_lost_hold_that_lives_on_is_settled_and_expires_like_any_other(account: Account) -> None:
+    account.open()
+    account.grant(1, 100)
+    account.settle("h", 40, final=0, lost=lost_record())
+    assert account.settle("h", 50, final=0) == ["held", 0, 50, 0, 50, 0]
+    account.pass_time(FAR_MS)
+    assert account.expire() == ["done", 0, 999_999_999_999_999]
+    assert account.settle("h", 70, final=0) == ["settled", 0, 70, 0, 30, 1]
+    check_consistent(account)
+
+
+def test_what_a_lost_hold_was_charged_before_can_be_refunded(account: Account) -> None:
+    account.open()
+    account.grant(1, 100)
+    account.settle("h", 40, lost=lost_record(30, (1, 30)))
+    assert account.refund("r", "h") == ["refunded", 0, 40, 130]
+    assert account.events()[-1].parts() == {1: -40}

@@ -66,10 +66,7 @@ class LedgerHistories(ScriptHistories):
 
     @rule(amount=st.integers(1, 100))
     def take(self, amount: int) -> None:
-        name, id = self.account.name, f"away-{self.account.refill_no()}"
-        self.world.run(lambda c: add_adjustment(c, name, id, -amount, "a test"))
-        self._send()
-        self._carry_out("take", amount)
+        self._take(amount)
 
     @rule(
         status=st.sampled_from([*["active"] * 6, "grace", "suspended", "closed"]),
@@ -104,9 +101,8 @@ class LedgerHistories(ScriptHistories):
     @rule()
     def send_all_refills_again(self) -> None:
         """As another worker would that did not see them applied."""
-        name = self.account.name
-        query = "UPDATE refills SET applied_ms = NULL WHERE account = :a RETURNING refill_no"
-        self.world.sql(query, a=name)
+        query = "UPDATE refills SET applied_ms = NULL WHERE account = :a AND gen = :g RETURNING 1"
+        self.world.sql(query, a=self.account.name, g=self.account.gen)
         self.world.sender.run_once()
 
     def teardown(self) -> None:
@@ -115,15 +111,22 @@ class LedgerHistories(ScriptHistories):
             continue
         self.world.flush()
         rows = self.world.sql(
-            "SELECT operation, id, amount, total FROM usage_events WHERE account = :a ORDER BY seq",
+            "SELECT operation, id, amount, total FROM usage_events"
+            " WHERE account = :a AND generation = :g ORDER BY seq",
             a=self.account.name,
+            g=self.account.gen,
         )
         assert rows == [event[:4] for event in self.model.events]
-        posted = sum(amount for operation, _, amount, _ in rows if operation in USAGE)
-        assert posted == self.acknowledged, "what was acknowledged is not what was posted"
+        assert self._posted() == self.acknowledged, "not what was acknowledged was posted"
         self._check_grants()
         report = audit(self.world.engine, self.client, accounts=[self.account.name], wait_s=0)
         assert [line for line in report.lines if not line.is_ok] == []
+
+    def _posted(self) -> int:
+        """Return what the ledger has charged the account, in all its generations."""
+        query = "SELECT operation, amount FROM usage_events WHERE account = :a"
+        rows = self.world.sql(query, a=self.account.name)
+        return sum(amount for operation, amount in rows if operation in USAGE)
 
     def _check_grants(self) -> None:
         query = "SELECT grant_no, amount - used - expired - returned FROM grants WHERE account = :a"
@@ -157,6 +160,12 @@ class LedgerHistories(ScriptHistories):
             expires_at_ms=expires,
             ends_at_ms=expires and expires + self.passed_ms,
         )
+
+    def _take(self, amount: int) -> None:
+        name, id = self.account.name, f"away-{self.account.gen}-{self.account.refill_no()}"
+        self.world.run(lambda c: add_adjustment(c, name, id, -amount, "a test"))
+        self._send()
+        self._carry_out("take", amount)
 
     def _send(self) -> None:
         """Let the worker send what is pending, and the model's clock stand where it did."""

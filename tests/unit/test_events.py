@@ -129,7 +129,19 @@ def test_an_id_of_an_event_is_a_uuid7_of_its_time() -> None:
 def test_ids_are_made_of_the_place_in_the_generation() -> None:
     places: list[dict[str, Any]] = [{}, {"seq": 2}, {"generation": 2}, {"account": "other"}]
     assert len({id_of(**place) for place in places}) == len(places)
-    assert id_of() == id_of(id="another", amount=3, allocations=[1, 3])
+    assert id_of() == id_of(allocations=[0, 10], detail='{"of":"x"}', flags=4)
+
+
+def test_two_events_of_one_place_are_two_when_they_say_different_things() -> None:
+    settle: dict[str, Any] = {"operation": "settle"}
+    others: list[dict[str, Any]] = [
+        {},
+        {"id": "another"},
+        {"amount": 3, "allocations": [1, 3]},
+        {"at_ms": AT_MS + 1},
+        settle,
+    ]
+    assert len({id_of(**other) for other in others}) == len(others)
 
 
 def test_a_uuid7_of_the_caller_is_the_same_event_in_another_generation() -> None:

@@ -101,7 +101,7 @@ def test_hold_carries_what_its_events_will_say() -> None:
 
 def test_what_has_nothing_to_say_says_nothing() -> None:
     assert arguments("hold", amount=5)[-1] == b""
-    assert arguments("settle", amount=5)[-1] == b""
+    assert arguments("settle", amount=5)[-3:] == (b"", b"", 0)
     assert json.loads(arguments("refund", of="d")[-1]) == {"of": "d"}
 
 

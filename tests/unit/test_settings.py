@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,8 @@ def test_the_default_of_each_setting_is_a_value_that_it_would_accept() -> None:
     for name in setting_names():
         default = getattr(settings, name)
         if default not in ("", None, ()):
-            assert kind_of(name).parse(str(default).lower()) == default, name
+            text = str(default).lower() if isinstance(default, bool) else str(default)
+            assert kind_of(name).parse(text) == default, name
 
 
 def test_values_are_read_with_their_types() -> None:
@@ -101,6 +103,14 @@ def test_other_variables_and_those_of_the_tests_are_not_settings() -> None:
         ("CREDITS_REDIS_TIMEOUT_MS", "٢٥٠"),
         ("CREDITS_ALLOW_UNSAFE_REDIS", "maybe"),
         ("CREDITS_TOP_UP_URL", "javascript://x"),
+        ("CREDITS_JOURNAL_FSYNC", "always"),
+        ("CREDITS_JOURNAL_MAX_MB", "0"),
+        ("CREDITS_JOURNAL_SEGMENT_MB", "1025"),
+        ("CREDITS_SIDECAR_NAME", "two words"),
+        ("CREDITS_SIDECAR_NAME", "x" * 101),
+        ("CREDITS_SIDECAR_LOST_SECONDS", "11"),
+        ("CREDITS_REDIS_MEMORY_ALARM_PERCENT", "0"),
+        ("CREDITS_REDIS_MEMORY_REFUSE_PERCENT", "101"),
         ("CREDITS_LOG_FORMAT", "xml"),
         ("CREDITS_LOG_LEVEL", "loud"),
     ],
@@ -165,6 +175,53 @@ def test_a_secret_and_a_url_are_their_text_everywhere_but_in_their_repr() -> Non
     ):
         assert not any(secret in repr(Url(url)) for secret in ("p/w", "a@b"))
         assert "host" in repr(Url(url)) or "********@host" in repr(Url(url))
+
+
+def test_a_sidecar_is_called_like_its_host_unless_told_otherwise() -> None:
+    assert Settings.from_environment({}).sidecar_name == socket.gethostname()
+    assert Settings.from_environment({"CREDITS_SIDECAR_NAME": "gpu-7"}).sidecar_name == "gpu-7"
+
+
+@pytest.mark.parametrize(
+    ("listen", "folder"),
+    [
+        ("127.0.0.1:8787", "127.0.0.1-8787"),
+        ("[::1]:8787", "1-8787"),
+        ("unix:/run/credits/a.sock", "unix-run-credits-a.sock"),
+        ("unix:/..", "unix"),
+    ],
+)
+def test_each_listener_has_a_journal_of_its_own_unless_told_otherwise(
+    listen: str, folder: str
+) -> None:
+    settings = Settings.from_environment({"CREDITS_LISTEN": listen})
+    assert settings.journal_directory == Path("credits-journal", folder)
+    given = {"CREDITS_LISTEN": listen, "CREDITS_JOURNAL_DIR": "/var/lib/credits"}
+    assert Settings.from_environment(given).journal_directory == Path("/var/lib/credits")
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ("journal_segment_mb", "journal_max_mb"),
+        ("sidecar_lost_seconds", "sidecar_dead_seconds"),
+        ("redis_memory_alarm_percent", "redis_memory_refuse_percent"),
+    ],
+)
+def test_settings_that_bound_each_other_are_refused_in_the_wrong_order(
+    less: str, more: str
+) -> None:
+    given = {variable_of(less): "31", variable_of(more): "30"}
+    message = f"{variable_of(less)}=31 must not be more than {variable_of(more)}=30."
+    assert refusal(**given) == message
+    given[variable_of(less)] = "30"
+    assert getattr(Settings.from_environment(given), less) == 30
+
+
+def test_a_sidecar_is_never_declared_dead_by_itself_unless_asked_for() -> None:
+    assert Settings.from_environment({}).sidecar_dead_seconds == 0
+    given = {"CREDITS_SIDECAR_DEAD_SECONDS": "0", "CREDITS_SIDECAR_LOST_SECONDS": "12"}
+    assert Settings.from_environment(given).sidecar_dead_seconds == 0
 
 
 def test_a_listener_beyond_loopback_needs_its_secret() -> None:
