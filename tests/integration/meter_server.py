@@ -129,6 +129,20 @@ class Sidecar:
                 reason = client.get("/readyz").text
                 raise AssertionError(f"{error}: {reason}: {self.log[-2000:]}") from error
 
+    def kill(self) -> None:
+        """End the process as a crash does; it may be started again, with the same journal."""
+        self.process.kill()
+        self.process.wait(DEADLINE_SECONDS)
+
+    def metric(self, name: str) -> float:
+        """Return the sum of a metric's samples."""
+        with self.client() as client:
+            lines = client.get("/metrics").text.splitlines()
+        samples = [
+            line.rpartition(" ") for line in lines if line.split("{")[0].split(" ")[0] == name
+        ]
+        return sum(float(value) for _, _, value in samples)
+
     def stop(self) -> int:
         """Ask it to stop, and return its exit code."""
         if self.process.poll() is None:
@@ -223,10 +237,28 @@ class Ledger:
         """Return the keys of an account."""
         return keys.account_keys(name, keys.shard_of(name, SHARDS), self.epoch)
 
+    def lose(self, **amounts: int) -> None:
+        """Begin the next epoch: of the accounts there is what the ledger says now, and no more."""
+        self.open_shards(self.epoch + 1)
+        for name, amount in amounts.items():
+            self.account(name, amount)
+
+    def confirm_all(self) -> None:
+        """Tell sidecars that the ledger has everything."""
+        for shard in range(SHARDS):
+            entries: Any = self.redis.xrevrange(keys.stream(shard, self.epoch), count=1)
+            last = entries[0][0].decode() if entries else "0-0"
+            self.redis.set(keys.cursor(shard), f"{self.epoch} {last}")
+
+    def marks(self, name: str) -> list[str]:
+        """Return the sidecars that have handed in to the shard of an account."""
+        entries: Any = self.redis.xrange(self.keys_of(name)[8])
+        return [fields[b"h"].decode() for _, fields in entries if b"h" in fields]
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the usage events of an account, in their order."""
         entries: Any = self.redis.xrange(self.keys_of(name)[8])
-        found = [Event.read(fields[b"e"]) for _, fields in entries]
+        found = [Event.read(fields[b"e"]) for _, fields in entries if b"e" in fields]
         return [event for event in found if event["account"] == name]
 
     def dump(self) -> dict[bytes, Any]:
