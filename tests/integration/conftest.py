@@ -28,6 +28,22 @@ def meter_redis_url(redis_url: str) -> str:
     return redis_url.removesuffix("0") + "1"
 
 
+@pytest.fixture(scope="session")
+def lonely_redis_url(redis_url: str) -> str:
+    """A database in which no sidecar outlives a test: shards may be lost there."""
+    return redis_url.removesuffix("0") + "2"
+
+
+@pytest.fixture
+def lonely_ledger(lonely_redis_url: str) -> Iterator[Ledger]:
+    """That database, emptied, with its shards open."""
+    with redis.Redis.from_url(lonely_redis_url) as client:
+        client.flushdb()
+        ledger = Ledger(client)
+        ledger.open_shards()
+        yield ledger
+
+
 @pytest.fixture
 def meter_redis(meter_redis_url: str) -> Iterator[redis.Redis]:
     """A client of that database, which is empty."""

@@ -34,12 +34,12 @@ from tests.integration.meter_server import (
 
 
 @pytest.fixture
-def acme(meter_redis_url: str, ledger: Ledger) -> Iterator[Meter]:
+def acme(lonely_redis_url: str, lonely_ledger: Ledger) -> Iterator[Meter]:
     """A sidecar of the test's own, and an account of 1,000."""
-    with running(meter_redis_url, **PATIENT) as sidecar, sidecar.client() as client:
-        ledger.account("acme", 1_000)
+    with running(lonely_redis_url, **PATIENT) as sidecar, sidecar.client() as client:
+        lonely_ledger.account("acme", 1_000)
         sidecar.wait_ready()
-        yield Meter(client, ledger, sidecar)
+        yield Meter(client, lonely_ledger, sidecar)
 
 
 def lose(meter: Meter, amount: int) -> None:
@@ -56,6 +56,11 @@ def wait_decided(meter: Meter) -> None:
         return meter.post("check", account="acme", amount=1).status_code == 200
 
     eventually(is_decided, "a decision")
+
+
+def states(ledger: Ledger) -> list[str]:
+    """Return what the sidecars said of themselves in their last sign of life."""
+    return [json.loads(beat)["state"] for beat in ledger.redis.hvals(keys.SIDECARS)]
 
 
 def test_a_repeat_of_a_charge_is_answered_from_the_journal(acme: Meter) -> None:
@@ -204,9 +209,9 @@ def test_a_lost_hold_is_released(acme: Meter) -> None:
 
 
 def test_a_charge_that_was_only_repeated_here_is_handed_in_too(
-    acme: Meter, meter_redis_url: str
+    acme: Meter, lonely_redis_url: str
 ) -> None:
-    with running(meter_redis_url, **PATIENT) as other, other.client() as client:
+    with running(lonely_redis_url, **PATIENT) as other, other.client() as client:
         other.wait_ready()
         for verb, fields in (
             ("debit", {"id": "d", "amount": 100}),
@@ -251,33 +256,31 @@ def test_one_that_is_not_registered_acknowledges_nothing(acme: Meter) -> None:
 
 
 def test_on_its_way_out_it_waits_for_the_ledger_and_says_goodbye(
-    ledger: Ledger, meter_redis_url: str
+    lonely_ledger: Ledger, lonely_redis_url: str
 ) -> None:
-    ledger.account("acme", 1_000)
-    with running(meter_redis_url, shutdown_grace_ms="20000") as sidecar:
+    lonely_ledger.account("acme", 1_000)
+    with running(lonely_redis_url, shutdown_grace_ms="20000") as sidecar:
         sidecar.wait_ready()
         with sidecar.client() as client:
             body = {"account": "acme", "id": "d", "amount": 1}
             assert client.post("/v1/debit", json=body).status_code == 200
         sidecar.process.terminate()
-        eventually(lambda: b"running" in b"".join(ledger.redis.hvals(keys.SIDECARS)))
+        eventually(lambda: states(lonely_ledger) == ["running"])
         assert sidecar.process.poll() is None
-        ledger.confirm_all()
+        lonely_ledger.confirm_all()
         assert sidecar.process.wait(15) == 0
-    (beat,) = ledger.redis.hvals(keys.SIDECARS)
-    assert json.loads(beat)["state"] == "leaving"
+    assert states(lonely_ledger) == ["leaving"]
 
 
 def test_one_that_leaves_before_the_ledger_has_everything_says_no_goodbye(
-    ledger: Ledger, meter_redis_url: str
+    lonely_ledger: Ledger, lonely_redis_url: str
 ) -> None:
-    ledger.account("acme", 1_000)
-    with running(meter_redis_url, shutdown_grace_ms="0") as sidecar:
+    lonely_ledger.account("acme", 1_000)
+    with running(lonely_redis_url, shutdown_grace_ms="0") as sidecar:
         sidecar.wait_ready()
         with sidecar.client() as client:
             body = {"account": "acme", "id": "d", "amount": 1}
             assert client.post("/v1/debit", json=body).status_code == 200
         sidecar.process.terminate()
         assert sidecar.process.wait(15) == 0
-    (beat,) = ledger.redis.hvals(keys.SIDECARS)
-    assert json.loads(beat)["state"] == "running"
+    assert states(lonely_ledger) == ["running"]

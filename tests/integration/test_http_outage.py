@@ -68,13 +68,13 @@ class Outage:
 
 
 @pytest.fixture
-def acme(meter_redis_url: str, ledger: Ledger) -> Iterator[Meter]:
+def acme(lonely_redis_url: str, lonely_ledger: Ledger) -> Iterator[Meter]:
     """A sidecar of the test's own that knows an account of 1,000 with an allowance of 100."""
-    with running(meter_redis_url, **PATIENT) as sidecar, sidecar.client() as client:
-        ledger.account("acme", 1_000, allowance=ALLOWANCE)
-        ledger.account("poor", 1_000)
+    with running(lonely_redis_url, **PATIENT) as sidecar, sidecar.client() as client:
+        lonely_ledger.account("acme", 1_000, allowance=ALLOWANCE)
+        lonely_ledger.account("poor", 1_000)
         sidecar.wait_ready()
-        meter = Meter(client, ledger, sidecar)
+        meter = Meter(client, lonely_ledger, sidecar)
         meter.accept("check", account="acme", amount=1)
         meter.accept("check", account="poor", amount=1)
         yield meter
@@ -276,13 +276,13 @@ def test_new_calls_of_an_account_come_after_what_it_owes(acme: Meter, outage: Ou
 
 
 def test_a_full_journal_begins_nothing_new_and_ends_what_runs(
-    meter_redis_url: str, ledger: Ledger
+    lonely_redis_url: str, lonely_ledger: Ledger
 ) -> None:
     settings = {"journal_max_mb": "1", "journal_segment_mb": "1", **PATIENT}
-    with running(meter_redis_url, **settings) as sidecar, sidecar.client() as client:
-        ledger.account("acme", 10_000_000)
+    with running(lonely_redis_url, **settings) as sidecar, sidecar.client() as client:
+        lonely_ledger.account("acme", 10_000_000)
         sidecar.wait_ready()
-        meter = Meter(client, ledger, sidecar)
+        meter = Meter(client, lonely_ledger, sidecar)
         meter.accept("hold", account="acme", id="running", amount=100)
         metadata = {f"{number}": "x" * 120 for number in range(16)}
         members = [
@@ -301,7 +301,7 @@ def test_a_full_journal_begins_nothing_new_and_ends_what_runs(
         assert error_of(response)["code"] == "store_unavailable"
         assert sidecar.metric("credits_journal_refusals_total") >= 1
         assert "degraded" not in meter.accept("settle", account="acme", id="running", amount=50)
-        ledger.confirm_all()
+        lonely_ledger.confirm_all()
         eventually(lambda: meter.post("hold", account="acme", id="h", amount=1).status_code == 200)
 
 
