@@ -13,7 +13,7 @@ SHARDS: Final = 64
 """Shards of a new ledger. Fixed when the ledger is made; read it from there afterwards."""
 
 META: Final = "credits:meta"
-"""Hash, written by a worker: `shards`, `ledger` (its UUID)."""
+"""Hash, written by a worker: `shards`, `ledger` (its UUID), `timeline` (of its Postgres)."""
 
 ASK: Final = "credits:ask"
 """List of `<channel> <account>`: accounts that a sidecar does not find in Redis."""

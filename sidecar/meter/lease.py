@@ -18,14 +18,14 @@ from typing import Final
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import ReadOnlyError
 
 from sidecar import keys
 from sidecar.durable import LEASE_SECONDS, require_durable
 from sidecar.errors import SettingsError, StoreUnavailable
 from sidecar.meter.shelf import Shelf
 from sidecar.meter.sight import Fence, Sight, look
-from sidecar.meter.wire import Wire
+from sidecar.meter.wire import FAULTS, Wire
 from sidecar.metrics import MeterMetrics
 from sidecar.scripts import Scripts, load_scripts
 
@@ -180,7 +180,7 @@ class Lease:
                 self._failed(str(error))
                 self._until = 0.0
                 raise
-            except (RedisError, OSError, TimeoutError) as error:
+            except FAULTS as error:
                 if isinstance(error, ReadOnlyError):
                     self._until = 0.0
                 await self.close()

@@ -14,9 +14,9 @@ from collections.abc import Awaitable
 from typing import Any, Final, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from sidecar import keys
+from sidecar.meter.wire import FAULTS
 
 log: Final = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class AccountLoader:
             asyncio.get_running_loop().call_later(self._wait_seconds, _give_up, waiting)
             try:
                 await self._ask(account)
-            except (RedisError, OSError):
+            except FAULTS:
                 _give_up(waiting)
         return await asyncio.shield(waiting)
 
@@ -65,7 +65,7 @@ class AccountLoader:
         while True:
             try:
                 await self._read_answers()
-            except (RedisError, OSError) as error:
+            except FAULTS as error:
                 log.debug("no answers from workers", extra={"error": str(error)})
             await asyncio.sleep(_RECONNECT_SECONDS)
 

@@ -16,13 +16,14 @@ from typing import Any, Final, cast
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 
 from sidecar import keys
 from sidecar.errors import ErrorCode, Refusal, StoreUnavailable
 from sidecar.meter.entries import Argument
 from sidecar.meter.lease import Lease, Place
 from sidecar.meter.loader import AccountLoader
+from sidecar.meter.wire import FAULTS
 from sidecar.metrics import MeterMetrics
 
 log: Final = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class Store:
                 reply = await call
         except NoScriptError as error:
             raise _Unknown(str(error)) from error
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAULTS as error:
             raise self._failed(error) from error
         self._metrics.redis_seconds.observe(time.perf_counter() - started)
         return reply

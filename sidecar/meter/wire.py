@@ -7,14 +7,18 @@ who it is. What must be the same process goes over one `Wire`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 Command = Sequence[str | int | bytes]
+
+FAULTS: Final = (RedisError, OSError, RuntimeError)
+"""What a call to Redis may raise. (uvloop raises `RuntimeError` for a write to a connection whose
+end it has seen and not told of yet.)"""
 
 
 class Wire:
@@ -28,7 +32,7 @@ class Wire:
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands at once, and return a reply or a `ResponseError` for each.
 
-        Raises `RedisError`, `OSError` or `TimeoutError`: then close it.
+        Raises `FAULTS`: then close it.
         """
         if not self._is_begun:
             await cast(Callable[[], Awaitable[None]], self._connection.connect)()
