@@ -246,6 +246,19 @@ WHERE d.handed_in_ms IS NULL AND d.created_ms < {_MINUTE_AGO}
 GROUP BY c.id
 """
 
+# Nothing is lent again before every journal is in: that alone keeps it from being spent twice.
+NOTHING_IS_REOPENED_EARLY: Final = """
+SELECT g.account, g.gen, g.epoch, 'reopened before its shard was drained' AS problem
+FROM generations g JOIN recoveries r ON r.shard = g.shard AND r.epoch = g.epoch
+WHERE g.gen > 1 AND r.drained_ms IS NULL
+UNION ALL
+SELECT c.name, s.shard, s.epoch, 'open before the journal of this sidecar was in'
+FROM shards s
+JOIN drains d ON d.shard = s.shard AND d.epoch = s.epoch AND d.handed_in_ms IS NULL
+JOIN sidecars c ON c.id = d.sidecar
+WHERE s.state = 'open'
+"""
+
 NO_SIDECAR_IS_SILENT: Final = f"""
 SELECT name, id, seen_ms FROM sidecars WHERE state = 'alive' AND seen_ms < {_MINUTE_AGO}
 """
@@ -261,6 +274,7 @@ LINES: Final = (
     ("lent_is_accounted", "I1", LENT_IS_ACCOUNTED),
     ("closed_generations_are_empty", "I1", CLOSED_ARE_EMPTY),
     ("not_overspent", "I2", NOT_OVERSPENT),
+    ("nothing_is_reopened_early", "I2", NOTHING_IS_REOPENED_EARLY),
     ("refunds_within_charges", "I2", REFUNDS_WITHIN_CHARGES),
     ("holds_end_once", "I3", HOLDS_END_ONCE),
     ("sequence_has_no_gaps", "I4", SEQUENCE_HAS_NO_GAPS),

@@ -43,6 +43,11 @@ def make_engine(
         connect_args={
             "application_name": application_name,
             "connect_timeout": connect_timeout_s,
+            # A host that vanished says nothing more, also not that it is gone.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
             "options": f"-c statement_timeout={statement_timeout_ms}"
             " -c idle_in_transaction_session_timeout=60000 -c timezone=UTC",
             # Server-side prepared statements would break behind a transaction pooler.
@@ -83,6 +88,20 @@ def is_poison(error: Exception) -> bool:
     return (sqlstate(error) or "")[:2] in _POISON_CLASSES
 
 
+def timeline(connection: Connection) -> str:
+    """Return the name of Postgres's timeline: another one when it was promoted or restored.
+
+    Empty when this Postgres does not say. The caller has a transaction.
+    """
+    try:
+        with connection.begin_nested():
+            return str(connection.scalar(_TIMELINE))
+    except DBAPIError as error:
+        if is_transient(error):
+            raise
+        return ""
+
+
 def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     """Run `work` in one transaction and return what it returns, repeated while others conflict.
 
@@ -108,3 +127,7 @@ def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
 def now_ms() -> int:
     """Return the host's clock in Unix milliseconds, for instants that decide nothing."""
     return time.time_ns() // 1_000_000
+
+
+# The first eight digits of the name of a segment of the log are its timeline.
+_TIMELINE: Final = sa.text("SELECT left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)")

@@ -23,6 +23,8 @@ class Step(Enum):
     """Its fence fits, but is older than the ledger's record of the process."""
     CONFIRM = auto()
     """Its fence is written, and the worker that wrote it did not live to say so."""
+    CATCH_UP = auto()
+    """Its fence is newer than the ledger, which went back in time: first the stream of that."""
     FLAG = auto()
     """Its fence says wrongly whether it drains."""
     GIVE_UP = auto()
@@ -56,10 +58,12 @@ def plan_round(rows: Sequence[sa.Row[Any]], view: View, flushed: set[int]) -> Pl
         plan.steps[row.shard] = step
         plan.states[row.shard] = row.state
         plan.epochs[row.shard] = row.epoch
+        fence = view.fences[row.shard]
         if step in (Step.OPEN, Step.GIVE_UP):
             # Redis may have a newer one than a ledger that went back in time.
-            fence = view.fences[row.shard]
             plan.epochs[row.shard] = max(row.epoch, fence.epoch if fence else 0) + 1
+        elif step is Step.CATCH_UP and fence is not None:
+            plan.epochs[row.shard] = fence.epoch
         if cause is not None:
             plan.causes[row.shard] = cause
     return plan
@@ -72,6 +76,8 @@ def diagnose(row: sa.Row[Any], view: View) -> tuple[Step, Cause | None]:
         return Step.OPEN, None
     if row.run_id is None and fence == Fence(row.epoch, view.process, is_draining=False):
         return Step.ADOPT, None
+    if fence is not None and fence.epoch > row.epoch and fence.process == view.process:
+        return Step.CATCH_UP, None
     cause = _cause(row, fence, view.process)
     if cause is not None:
         return Step.GIVE_UP, cause

@@ -26,10 +26,14 @@ from sidecar.domain import USAGE_OPERATIONS
 
 @dataclass(slots=True)
 class Life:
-    """A generation as a batch finds it. `seq`: the last event that it has."""
+    """A generation as a batch finds it. `seq`: the last event that it has.
+
+    `is_doubted`: it is present, in a shard that is to be given up.
+    """
 
     seq: int
     is_present: bool
+    is_doubted: bool
     is_closed: bool
     numbers: Numbers
 
@@ -50,7 +54,11 @@ class Ordered:
 
 
 def lock_lives(connection: Connection, entries: Sequence[Entry]) -> dict[GenerationKey, Life]:
-    """Lock the generations of events, and return those that the ledger has."""
+    """Lock the generations of events, and return those that the ledger has.
+
+    The newest generation of each account is locked and returned with them: what comes late to a
+    closed one is evened out there.
+    """
     pairs = sorted({(event.account, event.generation) for _, _, event in entries})
     values = {"accounts": [a for a, _ in pairs], "gens": [g for _, g in pairs]}
     suspense = ledger_account(connection, SUSPENSE)
@@ -58,6 +66,7 @@ def lock_lives(connection: Connection, entries: Sequence[Entry]) -> dict[Generat
         (row.account, row.gen): Life(
             int(row.seq),
             row.is_present,
+            row.is_doubted,
             row.is_closed,
             Numbers(row.available_no, row.lent_no, row.spent_no, row.expired_no, suspense),
         )
@@ -110,11 +119,13 @@ _LOCK: Final = sa.text(
     """
     SELECT g.account, g.gen, g.seq, g.available_no, g.lent_no, g.spent_no, g.expired_no,
         g.state = 'closed' AS is_closed,
-        g.state <> 'closed' AND g.gen = a.generation AND g.epoch = s.epoch AS is_present
-    FROM generations g
-    JOIN unnest(:accounts, :gens) AS v (account, gen) ON g.account = v.account AND g.gen = v.gen
-    JOIN accounts a ON a.account = g.account
+        g.state <> 'closed' AND g.gen = a.generation AND g.epoch = s.epoch AS is_present,
+        s.state = 'suspect' AS is_doubted
+    FROM accounts a
+    JOIN generations g ON g.account = a.account
     JOIN shards s ON s.shard = g.shard
+    WHERE a.account = ANY(:accounts) AND (g.gen = a.generation
+        OR (g.account, g.gen) IN (SELECT * FROM unnest(:accounts, :gens)))
     ORDER BY g.account, g.gen FOR NO KEY UPDATE OF g
     """
 ).bindparams(

@@ -8,6 +8,7 @@ first, then the fences, then the word that they are written. `recovery.py` tells
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,15 +19,23 @@ import psycopg
 import redis
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from persistence import fences
+from persistence import opening_sql as sql
+from persistence.database import timeline
 from persistence.diagnosis import Plan, Step, diagnose, is_draining, plan_round
 from persistence.errors import RedisChanged, RedisMismatch, ShardBusy
-from persistence.fences import Fence, RedisProcess, View
+from persistence.fences import Fence, LedgerName, RedisProcess, View
 from persistence.flush import Flusher
 from persistence.generations import OPENING_LOCK
-from persistence.recovery import Cause, finish_drains, give_up, report_drained, waiting_for
+from persistence.recovery import (
+    Cause,
+    finish_drains,
+    give_up,
+    report_drained,
+    suspect_all,
+    waiting_for,
+)
 from sidecar.durable import require_durable
 from sidecar.metrics import WorkerMetrics
 
@@ -73,33 +82,34 @@ class ShardOpener:
         ledger, `RedisChanged` when it is a replica, and the errors of SQLAlchemy and redis-py.
         """
         with self._engine.connect() as connection:
-            rows = connection.execute(_ROWS).all()
-            ledger = connection.execute(_LEDGER).one()
+            rows = connection.execute(sql.ROWS).all()
+            ledger = _ledger(connection)
             waited_for = waiting_for(connection) if any(is_draining(row) for row in rows) else {}
         view = self._look(rows, ledger)
         self._gauge(rows, view, waited_for)
         steps = {row.shard: diagnose(row, view)[0] for row in rows}
-        is_told = (view.ledger, view.shards) == (str(ledger.ledger_id), ledger.shards)
-        if is_told and not any(step is not Step.NOTHING for step in steps.values()):
+        if view.names(ledger) and not any(step is not Step.NOTHING for step in steps.values()):
             return 0
         opened = self.open_shards()
         return len(rows) - len(opened.kept)
 
     def open_shards(self) -> Opened:
         """Bring ledger and fences together; raises what `run_once` does."""
+        self._doubt_a_promoted_ledger()
         flushed = self._flush_suspects()
         with self._opening_alone() as connection:
             with connection.begin():
-                rows = connection.execute(_ROWS_LOCKED).all()
-                ledger = connection.execute(_LEDGER).one()
+                rows = connection.execute(sql.ROWS_LOCKED).all()
+                ledger = _ledger(connection)
                 view = self._look(rows, ledger)
                 plan = plan_round(rows, view, flushed)
                 self._write_plan(connection, plan, view.process)
             # Only now does Postgres have it: a fence must never outlive a rollback.
-            self._write_fences(plan, view.process, ledger)
+            self._write_fences(plan, view, ledger)
             with connection.begin():
                 confirmed = plan.having(Step.OPEN, Step.GIVE_UP, Step.CONFIRM)
-                connection.execute(_CONFIRM, {"shards": confirmed})
+                epochs = [plan.epochs[shard] for shard in confirmed]
+                connection.execute(sql.CONFIRM, {"shards": confirmed, "epochs": epochs})
                 drained = finish_drains(connection, list(plan.steps))
             flags = {shard: plan.states[shard] == "draining" for shard in plan.having(Step.FLAG)}
             flags |= {one.shard: False for one in drained}
@@ -122,13 +132,38 @@ class ShardOpener:
             "run_id": process.run_id,
             "replid": process.replid,
         }
-        connection.execute(_OPEN, values)
+        connection.execute(sql.OPEN, values)
         # Nothing of these generations was ever in Redis: they begin in the first epoch.
-        connection.execute(_ADOPT_GENERATIONS, values)
-        connection.execute(_ADOPT_PROCESS, values | {"shards": plan.having(Step.ADOPT)})
+        connection.execute(sql.ADOPT_GENERATIONS, values)
+        adopted = plan.having(Step.ADOPT)
+        fences.claim_streams(self._redis, {shard: plan.epochs[shard] for shard in adopted})
+        connection.execute(sql.ADOPT_PROCESS, values | {"shards": adopted})
+        behind = plan.having(Step.CATCH_UP)
+        newer = {"shards": behind, "epochs": [plan.epochs[shard] for shard in behind]}
+        cause = {"cause": Cause.LEDGER_BEHIND.value}
+        connection.execute(sql.CATCH_UP, values | newer | cause)
         lost = {shard: plan.epochs[shard] for shard in plan.causes}
         if lost:
             give_up(connection, lost, plan.causes, process)
+
+    def _doubt_a_promoted_ledger(self) -> None:
+        """Make every shard suspect when Postgres was promoted or restored since the last look.
+
+        Commits may be lost that Redis knows of, and then numbers of refills, generations and
+        epochs would be given a second time, for something else.
+        """
+        with self._engine.connect() as connection:
+            ledger = _ledger(connection)
+        if not self._look([], ledger).doubts(ledger):
+            return
+        with self._opening_alone() as connection:
+            with connection.begin():
+                ledger = _ledger(connection)
+                if self._look([], ledger).doubts(ledger):
+                    count = suspect_all(connection, Cause.LEDGER_PROMOTED)
+                    _log.critical("Postgres was promoted or restored", extra={"shards": count})
+            # Not before it is committed: Redis must not agree with a ledger that is not in doubt.
+            fences.write(self._redis, {}, ledger)
 
     def _flush_suspects(self) -> set[int]:
         """Flush what Redis still has of suspect shards, before they are given up; return which.
@@ -137,7 +172,7 @@ class ShardOpener:
         sidecars were told that it had them.
         """
         with self._engine.connect() as connection:
-            shards = list(connection.scalars(_SUSPECTS))
+            shards = list(connection.scalars(sql.SUSPECTS))
         flushed = set()
         for shard in shards:
             try:
@@ -145,6 +180,9 @@ class ShardOpener:
                 any(not result.is_more for result in rounds)
             except ShardBusy:
                 continue
+            except sa.exc.OperationalError as error:
+                _log.warning("not flushed yet", extra=_about(shard, error))
+                continue  # the next round; what it has may be nowhere else
             except (RedisChanged, sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 _log.warning("not flushed before it is given up", extra=_about(shard, error))
             flushed.add(shard)
@@ -152,12 +190,12 @@ class ShardOpener:
 
     # What Redis gets and says -----------------------------------------------------------------
 
-    def _look(self, rows: Sequence[sa.Row[Any]], ledger: sa.Row[Any]) -> View:
+    def _look(self, rows: Sequence[sa.Row[Any]], ledger: LedgerName) -> View:
         view = fences.look(self._redis, [row.shard for row in rows])
-        if view.ledger is not None and view.ledger != str(ledger.ledger_id):
+        if view.ledger is not None and view.ledger != ledger.id:
             raise RedisMismatch(
                 f"Redis holds the accounts of ledger {view.ledger}, but Postgres is ledger"
-                f" {ledger.ledger_id}: CREDITS_REDIS_URL and CREDITS_POSTGRES_URL do not belong"
+                f" {ledger.id}: CREDITS_REDIS_URL and CREDITS_POSTGRES_URL do not belong"
                 " together."
             )
         if not self._is_unsafe_allowed and self._durable != view.process:
@@ -165,30 +203,31 @@ class ShardOpener:
             self._durable = view.process
         return view
 
-    def _write_fences(self, plan: Plan, process: RedisProcess, ledger: sa.Row[Any]) -> None:
+    def _write_fences(self, plan: Plan, view: View, ledger: LedgerName) -> None:
         begun = {
-            shard: Fence(plan.epochs[shard], process, is_draining=shard in plan.causes)
+            shard: Fence(plan.epochs[shard], view.process, is_draining=shard in plan.causes)
             for shard in plan.having(Step.OPEN, Step.GIVE_UP)
         }
-        fences.write(self._redis, begun, str(ledger.ledger_id), int(ledger.shards))
+        # A promotion that came just now is not passed over: the next round sees to it.
+        seen = view.timeline if view.doubts(ledger) else None
+        name = dataclasses.replace(ledger, timeline=seen or ledger.timeline)
+        fences.write(self._redis, begun, name)
 
     @contextlib.contextmanager
     def _opening_alone(self) -> Iterator[Connection]:
-        """Hold the opening lock over several transactions: workers must not mix their fences."""
-        with self._engine.connect() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_lock(:k)"), {"k": OPENING_LOCK})
-            connection.commit()
-            try:
-                yield connection
-            finally:
-                connection.rollback()
-                connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": OPENING_LOCK})
-                connection.commit()
+        """Hold the opening lock over several transactions: workers must not mix their fences.
+
+        It has a transaction of its own, which Postgres ends when this worker hangs. What it writes
+        when it goes on fits no newer epoch, and the next one sees to that.
+        """
+        with self._engine.begin() as guard, self._engine.connect() as connection:
+            guard.execute(sa.text("SELECT pg_advisory_xact_lock(:k)"), {"k": OPENING_LOCK})
+            yield connection
 
     # What people get --------------------------------------------------------------------------
 
     def _gauge(self, rows: Sequence[sa.Row[Any]], view: View, waited_for: dict[str, int]) -> None:
-        fenced = [row for row in rows if diagnose(row, view)[0] in (Step.OPEN, Step.GIVE_UP)]
+        fenced = [row for row in rows if diagnose(row, view)[0] in _FENCED]
         self._metrics.fenced_shards.set(len(fenced))
         self._metrics.draining_shards.set(sum(map(is_draining, rows)))
         self._metrics.waiting_for_sidecars.set(len(waited_for))
@@ -212,44 +251,13 @@ class ShardOpener:
             _log.error("shards given up: what Redis has of them is not trusted", extra=fields)
 
 
+def _ledger(connection: Connection) -> LedgerName:
+    row = connection.execute(sql.LEDGER).one()
+    return LedgerName(str(row.ledger_id), int(row.shards), timeline(connection))
+
+
 def _about(shard: int, error: Exception) -> dict[str, object]:
     return {"shard": shard, "error": str(error).partition("\n")[0][:300]}
 
 
-_LEDGER: Final = sa.text("SELECT ledger_id, shards FROM ledger")
-
-_ROWS: Final = sa.text(
-    "SELECT shard, epoch, state, cause, run_id, replid, is_fenced FROM shards ORDER BY shard"
-)
-
-# One that is being flushed comes the next time: it must not hold up the others.
-_ROWS_LOCKED: Final = sa.text(f"{_ROWS.text} FOR NO KEY UPDATE SKIP LOCKED")
-
-_SUSPECTS: Final = sa.text("SELECT shard FROM shards WHERE state = 'suspect' ORDER BY shard")
-
-_SHARD_LIST: Final = sa.bindparam("shards", type_=ARRAY(sa.Integer))
-_EPOCH_LIST: Final = sa.bindparam("epochs", type_=ARRAY(sa.Integer))
-
-_OPEN: Final = sa.text(
-    """
-    UPDATE shards s SET epoch = v.epoch, state = 'open', cursor = '0-0', flushed_events = 0,
-        run_id = :run_id, replid = :replid, is_fenced = false, cause = NULL
-    FROM unnest(:shards, :epochs) AS v (shard, epoch) WHERE s.shard = v.shard
-    """
-).bindparams(_SHARD_LIST, _EPOCH_LIST)
-
-_ADOPT_GENERATIONS: Final = sa.text(
-    """
-    UPDATE generations g SET epoch = s.epoch FROM shards s
-    WHERE s.shard = ANY(:shards) AND g.shard = s.shard AND g.state = 'open' AND g.epoch <> s.epoch
-    """
-).bindparams(_SHARD_LIST)
-
-_ADOPT_PROCESS: Final = sa.text(
-    "UPDATE shards SET run_id = :run_id, replid = :replid, is_fenced = true"
-    " WHERE shard = ANY(:shards)"
-).bindparams(_SHARD_LIST)
-
-_CONFIRM: Final = sa.text(
-    "UPDATE shards SET is_fenced = true WHERE shard = ANY(:shards) AND NOT is_fenced"
-).bindparams(_SHARD_LIST)
+_FENCED: Final = (Step.OPEN, Step.CATCH_UP, Step.GIVE_UP)

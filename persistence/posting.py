@@ -68,15 +68,15 @@ class Posting:
     def post(self, entries: Sequence[Entry]) -> Posted:
         """Post `entries`; what cannot be posted is in `dead` of the answer."""
         self._lives = lock_lives(self._connection, entries)
-        for account in sorted({a for (a, _), life in self._lives.items() if life.is_closed}):
-            # What comes to it late is evened out in the newest one.
-            generation_accounts(self._connection, account)
         order = ordered(entries, self._lives)
         posted = self._post_or_halve(order.events)
         refused = self._bury([*posted.dead, *order.closed], posted)
         self._suspend(refused, posted)
-        posted.dead = refused + self._bury(order.unknown, posted)
-        if order.is_gap:
+        unknown = self._bury(order.unknown, posted)
+        posted.dead = refused + unknown
+        if unknown:
+            posted.cause = Cause.LEDGER_BEHIND
+        elif order.is_gap:
             posted.cause = Cause.GAP
         elif order.again and _has_news(posted, order.again):
             posted.cause = Cause.REGRESSION
@@ -132,7 +132,8 @@ class Posting:
 
     def _is_excused(self, event: Event) -> bool:
         """Tell whether an event that is refused is posted all the same, beyond all grants."""
-        is_lost = not self._lives[event.account, event.generation].is_present
+        life = self._lives[event.account, event.generation]
+        is_lost = life.is_doubted or not life.is_present
         has_grants = event.amount != 0 and event.allocations != [0, event.amount]
         return is_lost and has_grants and event.operation in USAGE_OPERATIONS
 

@@ -54,6 +54,10 @@ class Cause(StrEnum):
     """Another event has a number that was used."""
     STREAM_SHORT = "stream_short"
     """The stream lacks entries that were written to it."""
+    LEDGER_PROMOTED = "ledger_promoted"
+    """Postgres was promoted or restored: commits that Redis knows of may be lost."""
+    LEDGER_BEHIND = "ledger_behind"
+    """Redis has an epoch or a generation that the ledger does not have: it went back in time."""
     REFILL_AHEAD = "refill_ahead"
     """Redis has a refill that the ledger does not know: the ledger went back in time."""
     REFILL_BEHIND = "refill_behind"
@@ -93,11 +97,13 @@ def rebuild(engine: Engine, shards: Sequence[int] | None = None) -> int:
     The opener of any worker does it; accounts are away for about a second, as after a restart.
     """
 
-    def mark(connection: Connection) -> int:
-        values = {"shards": None if shards is None else list(shards), "cause": Cause.REBUILD.value}
-        return connection.execute(_REBUILD, values).rowcount
+    return in_transaction(engine, lambda c: suspect_all(c, Cause.REBUILD, shards))
 
-    return in_transaction(engine, mark)
+
+def suspect_all(connection: Connection, cause: Cause, shards: Sequence[int] | None = None) -> int:
+    """Mark these shards, or all, to be given up; return of how many that was news."""
+    values = {"shards": None if shards is None else list(shards), "cause": cause.value}
+    return connection.execute(_SUSPECT_ALL, values).rowcount
 
 
 def give_up(
@@ -174,7 +180,7 @@ _SUSPECT_AHEAD: Final = sa.text(
     """
 )
 
-_REBUILD: Final = sa.text(
+_SUSPECT_ALL: Final = sa.text(
     """
     UPDATE shards SET state = 'suspect', cause = :cause
     WHERE epoch > 0 AND state <> 'suspect'

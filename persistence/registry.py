@@ -29,9 +29,9 @@ from persistence.sidecars import (
     Heartbeat,
     SidecarRow,
     Target,
-    delete_field,
     end,
     enter,
+    forget_signs,
     is_flushed,
     leave,
 )
@@ -124,25 +124,29 @@ class Registry:
         """Take back confirmations of those that the ledger knows no more, by that boot."""
         for id, boot in confirmed.items():
             if id not in alive:
-                delete_field(self._redis, keys.REGISTERED, str(id))
+                # With its sign, which may be old: who lives gives another one at once.
+                forget_signs(self._redis, id)
                 _log.warning("sidecar must register anew", extra={"id": str(id), "boot": boot})
 
     # Going ------------------------------------------------------------------------------------
 
     def _goodbye(self, row: SidecarRow) -> int:
         """It had nothing left that is not in the ledger, and acknowledges nothing more."""
-        return self._end(row, "gone", "said goodbye")
+        done = self._end(row, "gone", "said goodbye")
+        forget_signs(self._redis, row.id)
+        return done
 
     def _watch(self, row: SidecarRow, sign: bytes | None) -> int:
         silence = self._silences.get(row.id)
         if silence is None or silence.sign != sign:
             self._silences[row.id] = _Silence(sign, self._clock())
-            self._write_seen(row)
+            if sign is not None:
+                self._write_seen(row)
             return 0
         seconds = self._clock() - silence.since
         if row.pending and self._dead_seconds and seconds >= self._dead_seconds:
             reason = f"no sign of life for {seconds:.0f} s while its journal was waited for"
-            return self._end(row, "dead", reason) if self._unregister(row.id, sign) else 0
+            return self._end(row, "dead", reason) if self._is_still_silent(row.id, sign) else 0
         if seconds < self._lost_seconds or row.pending:
             silence.target = None
             return 0
@@ -155,7 +159,7 @@ class Registry:
         target = silence.target
         if target is None or not self._is_reached(target):
             return 0
-        if not self._unregister(row.id, silence.sign):
+        if not self._is_still_silent(row.id, silence.sign):
             return 0
         if not in_transaction(self._engine, lambda c: leave(c, row, target)):
             silence.target = None
@@ -177,23 +181,19 @@ class Registry:
         if any(RedisProcess(row.run_id, row.replid) != process for row in rows):
             raise RedisChanged("another Redis process answers than the ledger names")
         places = [(row.shard, row.epoch) for row in rows]
-        return dict(zip(places, map(entries_added, infos), strict=True))
+        target = dict(zip(places, map(entries_added, infos), strict=True))
+        return target if min(target.values()) >= 0 else None
 
     def _is_reached(self, target: Target) -> bool:
         with self._engine.connect() as connection:
             return is_flushed(connection, target)
 
-    def _unregister(self, id: UUID, sign: bytes | None) -> bool:
+    def _is_still_silent(self, id: UUID, sign: bytes | None) -> bool:
         """Take the confirmation back; tell whether the sidecar is still silent then.
 
-        This comes before the ledger lets go of it: if it wakes now, it acknowledges nothing until
-        it is registered again.
+        If it wakes now, it acknowledges nothing until it is registered again.
         """
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hdel(keys.REGISTERED, str(id))
-        pipeline.hget(keys.SIDECARS, str(id))
-        _, now = pipeline.execute()
-        return bool(now == sign)
+        return forget_signs(self._redis, id) == sign
 
     def _end(self, row: SidecarRow, state: str, reason: str) -> int:
         try:
@@ -205,8 +205,6 @@ class Registry:
 
     def _forget(self, row: SidecarRow, reason: str, drained: Sequence[Drained]) -> None:
         self._silences.pop(row.id, None)
-        delete_field(self._redis, keys.REGISTERED, str(row.id))
-        delete_field(self._redis, keys.SIDECARS, str(row.id))
         level = logging.WARNING if row.pending else logging.INFO
         fields = {"sidecar": row.name, "id": str(row.id), "reason": reason}
         _log.log(level, "sidecar is waited for no more", extra=fields)

@@ -15,6 +15,7 @@ are reopened when a sidecar asks for them, and all others bit by bit.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,6 +35,8 @@ _log: Final = logging.getLogger(__name__)
 
 BATCH_ACCOUNTS: Final = 200
 """Accounts that one transaction reopens."""
+
+_COUNT_SECONDS: Final = 2.0  # there may be a million, and they are counted one by one
 
 
 @dataclass(slots=True)
@@ -97,6 +100,7 @@ class Reopener:
         self._engine = engine
         self._metrics = metrics
         self._left = 0
+        self._count_at = 0.0
 
     def reopen(self, accounts: Sequence[str]) -> list[str]:
         """Reopen those of `accounts` that can be; return them.
@@ -114,17 +118,21 @@ class Reopener:
     def run_once(self) -> int:
         """Reopen some accounts that nobody asked for; return how many. Raises as `reopen`."""
         with self._engine.connect() as connection:
-            left = int(connection.scalars(sql.COUNT_SUPERSEDED).one())
-            names = list(connection.scalars(sql.NEXT, {"limit": BATCH_ACCOUNTS})) if left else []
-        self._metrics.superseded_generations.set(left)
-        if self._left and not left:
-            _log.info("every account is reopened")
-        self._left = left
+            names = list(connection.scalars(sql.NEXT, {"limit": BATCH_ACCOUNTS}))
+            if not names or time.monotonic() >= self._count_at:
+                self._count(int(connection.scalars(sql.COUNT_SUPERSEDED).one()))
         if not names:
             return 0
         done = in_transaction(self._engine, lambda c: _reopen(c, names, is_patient=False))
         self._metrics.reopened_accounts.inc(len(done))
         return len(done)
+
+    def _count(self, left: int) -> None:
+        self._metrics.superseded_generations.set(left)
+        if self._left and not left:
+            _log.info("every account is reopened")
+        self._left = left
+        self._count_at = time.monotonic() + _COUNT_SECONDS
 
 
 def _reopen(

@@ -75,7 +75,7 @@ def end(connection: Connection, id: UUID, state: str, reason: str) -> list[Drain
     if connection.execute(sql.END, values).rowcount == 0:
         raise SidecarUnknown(f"The ledger knows no sidecar {id} that is not gone.")
     shards = list(connection.scalars(sql.LOCK_WAITING, values))
-    connection.execute(sql.HAND_IN_ALL, values)
+    connection.execute(sql.STOP_WAITING, values)
     return finish_drains(connection, shards)
 
 
@@ -124,10 +124,8 @@ def declare_dead(
     if not is_forced and (client is None or _gives_signs(client, id)):
         raise SidecarAlive(f"Sidecar {id} gives signs of life, or may: stop it first.")
     if client is not None:
-        delete_field(client, keys.REGISTERED, str(id))
+        forget_signs(client, id)
     drained = in_transaction(engine, lambda c: end(c, id, "dead", reason))
-    if client is not None:
-        delete_field(client, keys.SIDECARS, str(id))
     _log.warning("sidecar declared dead", extra={"id": str(id), "reason": reason})
     return len(drained)
 
@@ -142,6 +140,15 @@ def _gives_signs(client: redis.Redis, id: UUID) -> bool:
     return False
 
 
-def delete_field(client: redis.Redis, key: str, field: str) -> None:
-    """Delete one field of a hash in Redis."""
-    client.hdel(key, field)
+def forget_signs(client: redis.Redis, id: UUID) -> bytes | None:
+    """Take a sidecar's confirmation and its sign of life out of Redis; return the sign.
+
+    Both at once, and before the ledger lets go of it: else some worker may take the old sign for
+    one of a sidecar that begins. One that lives gives another sign, and registers anew.
+    """
+    pipeline = client.pipeline(transaction=True)
+    pipeline.hget(keys.SIDECARS, str(id))
+    pipeline.hdel(keys.REGISTERED, str(id))
+    pipeline.hdel(keys.SIDECARS, str(id))
+    sign: bytes | None = pipeline.execute()[0]
+    return sign

@@ -68,9 +68,8 @@ LOCK_WAITING: Final = sa.text(
     """
 )
 
-HAND_IN_ALL: Final = sa.text(
-    "UPDATE drains SET handed_in_ms = :now WHERE sidecar = :id AND handed_in_ms IS NULL"
-)
+# Not as if it had handed them in: if it comes back while they drain, they wait for it again.
+STOP_WAITING: Final = sa.text("DELETE FROM drains WHERE sidecar = :id AND handed_in_ms IS NULL")
 
 LEAVE: Final = sa.text(
     """

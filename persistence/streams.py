@@ -67,12 +67,15 @@ class StreamReader:
 
 
 def entries_added(info: Any) -> int:
-    """Return how many entries a stream ever got, from XINFO's answer; 0 when there is no stream."""
+    """Return how many entries a stream ever got, from XINFO's answer.
+
+    -1 when it is gone, or is not the one that its epoch began with.
+    """
     if isinstance(info, ResponseError) and "no such key" in str(info):
-        return 0
+        return -1
     if isinstance(info, Exception):
         raise info
-    return int(info["entries-added"])
+    return int(info["entries-added"]) if info["groups"] else -1
 
 
 def sorted_out(entries: Sequence[RawEntry]) -> Batch:

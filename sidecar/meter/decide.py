@@ -88,7 +88,7 @@ class Decider:
         answer = None if earlier is None else await earlier.answer(operation.name, plan)
         if answer is not None:
             return answer
-        lost = b"" if earlier is None else earlier.lost
+        lost = earlier.lost if earlier is not None and operation.name == "settle" else b""
         plan, decision = await self._run(operation, request, plan, lost)
         refuse = REFUSALS.get(decision.status)
         if refuse is not None:

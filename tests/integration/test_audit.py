@@ -74,6 +74,14 @@ _NEVER_HANDED_IN = f"""
 WITH made AS ({_SILENT_SIDECAR} RETURNING id)
 INSERT INTO drains (shard, epoch, sidecar, created_ms) SELECT 0, 1, id, 1 FROM made
 """
+_OPEN_TOO_EARLY = f"""
+WITH made AS ({_SILENT_SIDECAR} RETURNING id)
+INSERT INTO drains (shard, epoch, sidecar, created_ms) SELECT 0, 1, id, 99999999999999 FROM made
+"""
+_REOPENED_TOO_EARLY = """
+WITH old AS (UPDATE generations SET gen = 2 RETURNING shard, epoch)
+INSERT INTO recoveries (shard, epoch, cause, noticed_ms) SELECT shard, epoch, 'rebuild', 1 FROM old
+"""
 _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'lent'"
 
 
@@ -108,6 +116,8 @@ _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 
         ("UPDATE shards SET is_fenced = false WHERE shard = 0", "no_shard_is_away_too_long"),
         (_LOST_LONG_AGO, "no_account_closes_too_long"),
         (_NEVER_HANDED_IN, "journals_are_confirmed"),
+        (_OPEN_TOO_EARLY, "nothing_is_reopened_early"),
+        (_REOPENED_TOO_EARLY, "nothing_is_reopened_early"),
         (_SILENT_SIDECAR, "no_sidecar_is_silent"),
         ("UPDATE shards SET last_hash = '\\x00' WHERE last_batch > 0", "batches_hash_chain"),
     ],

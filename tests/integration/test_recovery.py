@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import redis
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from persistence import fences
 from persistence.errors import RedisChanged
@@ -110,8 +111,18 @@ def test_a_fence_of_a_newer_epoch_than_the_ledgers_is_passed_by(world: World) ->
     account = world.funded()
     world.client.hset(keys.fence(account.shard), "epoch", 7)
     world.opener.run_once()
+    # The ledger went back in time: first it reads what there is of that epoch.
+    assert shard_row(world, account.shard)[:4] == (7, "suspect", True, "ledger_behind")
+    world.opener.run_once()
     assert shard_row(world, account.shard)[0] == 8
     assert fence(world, account.shard) == (b"8", b"0")
+
+
+def test_a_fence_that_no_worker_wrote_is_no_guide(world: World) -> None:
+    account = world.funded()
+    world.client.hset(keys.fence(account.shard), "epoch", "9" * 30)
+    assert world.opener.open_shards().given_up == {account.shard: "fence_missing"}
+    assert shard_row(world, account.shard)[0] == 2
 
 
 def test_the_fence_of_another_process_is_given_up(world: World) -> None:
@@ -208,6 +219,34 @@ def test_a_worker_that_dies_before_it_says_that_the_fences_are_written_is_excuse
     assert shard_row(world, account.shard)[:3] == (2, "draining", True)
 
 
+def test_what_a_worker_writes_that_hung_for_too_long_is_not_believed(
+    world: World, sidecar: SimulatedSidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = world.funded()
+    spend(account, sidecar, 100)
+    other = World(world.engine, world.client)
+    write = fences.write
+
+    def hang(*args: Any) -> None:
+        monkeypatch.undo()
+        # Postgres ends the transaction that has the lock, and another worker goes on.
+        world.sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        other.opener.run_once()
+        assert shard_row(world, account.shard)[0] == 3
+        write(*args)
+
+    world.client.flushall()
+    monkeypatch.setattr(fences, "write", hang)
+    with pytest.raises(OperationalError):
+        world.opener.open_shards()
+    assert fence(world, account.shard)[0] == b"2"
+    world.opener.run_once()
+    assert shard_row(world, account.shard)[:3] == (4, "draining", True)
+    hand_in(world, sidecar)
+    assert reopened(world).balance()[2] == 900
+    world.assert_sound()
+
+
 def test_a_second_loss_during_a_drain_begins_it_anew(
     world: World, sidecar: SimulatedSidecar
 ) -> None:
@@ -295,6 +334,22 @@ def test_a_sidecar_that_comes_during_a_drain_is_waited_for_too(
     assert shard_row(world, account.shard)[1] == "draining"
     hand_in(world, late)
     assert shard_row(world, account.shard)[1] == "open"
+
+
+def test_the_streams_of_all_epochs_before_a_drain_go_with_it(
+    world: World, sidecar: SimulatedSidecar
+) -> None:
+    account = world.funded()
+    spend(account, sidecar, 100)
+    for _ in range(2):
+        world.client.delete(keys.fence(account.shard))
+        world.opener.run_once()
+    assert world.client.exists(keys.stream(account.shard, 1))
+    hand_in(world, sidecar)
+    assert shard_row(world, account.shard)[:2] == (3, "open")
+    assert world.client.keys(f"{keys.tag(account.shard)}:u:*") == [
+        keys.stream(account.shard, 3).encode()
+    ]
 
 
 def test_a_mark_of_an_older_drain_counts_for_nothing(

@@ -79,8 +79,8 @@ def test_a_confirmation_of_one_that_the_ledger_let_go_is_taken_back(
     world.sql("UPDATE sidecars SET state = 'gone' RETURNING 1")
     world.registry.run_once()
     assert not sidecar.is_confirmed()
-    # It lives: it is registered anew.
-    world.registry.run_once()
+    # It lives: its next sign registers it anew.
+    sidecar.register()
     assert (sidecar.state, sidecar.is_confirmed()) == ("alive", True)
 
 
@@ -166,8 +166,7 @@ def test_one_that_wakes_just_then_is_kept_and_confirmed_again(
         patched.setattr(world.registry, "_is_reached", wake)
         pass_seconds(world, 16)
     assert (sidecar.state, sidecar.is_confirmed()) == ("alive", False)
-    world.registry.run_once()
-    assert sidecar.is_confirmed()
+    sidecar.register()
 
 
 def test_one_that_is_confirmed_again_by_another_worker_is_not_let_go(
@@ -175,7 +174,7 @@ def test_one_that_is_confirmed_again_by_another_worker_is_not_let_go(
 ) -> None:
     world.funded()
     pass_seconds(world, 0)
-    unregister = world.registry._unregister
+    unregister = world.registry._is_still_silent
 
     def unregister_late(*args: object) -> bool:
         silent = unregister(*args)  # type: ignore[arg-type]
@@ -186,7 +185,7 @@ def test_one_that_is_confirmed_again_by_another_worker_is_not_let_go(
         return silent
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.registry, "_unregister", unregister_late)
+        patched.setattr(world.registry, "_is_still_silent", unregister_late)
         pass_seconds(world, 16)
     assert (sidecar.state, sidecar.is_confirmed()) == ("alive", True)
 
@@ -266,6 +265,42 @@ def test_one_that_gives_signs_of_life_is_declared_dead_only_by_force(
     assert sidecar.is_confirmed()
     declare_dead(world.engine, world.client, sidecar.id, "I know so", is_forced=True)
     assert (sidecar.state, sidecar.is_confirmed()) == ("dead", False)
+
+
+@pytest.mark.usefixtures("is_impatient")
+def test_a_dead_one_that_comes_back_during_the_drain_is_waited_for_again(
+    world: World, sidecar: SimulatedSidecar
+) -> None:
+    other = SimulatedSidecar(world, "other").register()
+    account = world.funded()
+    account.debit("d1", 10)
+    sidecar.acknowledge(account)
+    world.client.flushall()
+    world.opener.run_once()
+    declare_dead(world.engine, world.client, sidecar.id, "it does not answer")
+    sidecar.restart()
+    sidecar.register()
+    other.hand_in()
+    world.flush()
+    assert world.sql("SELECT DISTINCT state FROM shards") == ["draining"]
+    sidecar.hand_in()
+    world.flush()
+    assert world.sql("SELECT DISTINCT state FROM shards") == ["open"]
+    assert world.generation().spent == 10
+
+
+def test_the_last_sign_of_a_dead_one_that_redis_kept_holds_up_no_drain(
+    world: World, sidecar: SimulatedSidecar
+) -> None:
+    world.funded()
+    # Redis is away, its host and the sidecar's too.
+    declare_dead(world.engine, None, sidecar.id, "its host burnt", is_forced=True)
+    world.client.delete(keys.fence(0))  # and comes back with what it has on disk
+    world.opener.run_once()
+    for _ in range(3):
+        world.registry.run_once()
+    assert (sidecar.state, sidecar.is_confirmed()) == ("dead", False)
+    assert world.sql("SELECT DISTINCT state FROM shards") == ["open"]
 
 
 @pytest.mark.usefixtures("is_impatient")

@@ -56,7 +56,8 @@ def test_opening_writes_a_fence_for_every_shard_and_says_which_ledger_it_is(worl
     assert world.sql("SELECT DISTINCT state, is_fenced, run_id, replid FROM shards") == [process]
     (ledger,) = world.sql("SELECT ledger_id::text FROM ledger")
     meta = world.client.hgetall(keys.META)
-    assert meta == {b"shards": b"64", b"ledger": ledger.encode()}
+    assert (meta[b"shards"], meta[b"ledger"]) == (b"64", ledger.encode())
+    assert meta[b"timeline"] == b"00000001"
 
 
 def test_opening_again_keeps_everything(world: World) -> None:
