@@ -18,6 +18,8 @@ from sidecar.commands.accounts import account, balance, grant
 from sidecar.commands.audit import audit
 from sidecar.commands.dev_state import DEFAULT_DATA_DIRECTORY
 from sidecar.commands.environment import json_option, process_environment, role_settings
+from sidecar.commands.rebuild import rebuild
+from sidecar.commands.sidecars import sidecars
 from sidecar.errors import CreditsError, SettingsError
 from sidecar.settings import Settings
 
@@ -28,7 +30,8 @@ _INTERRUPTED: Final = 130
 _SECTIONS: Final = {
     "Try it": ("dev",),
     "Run it": ("serve", "worker", "control", "migrate"),
-    "Operate it": ("account", "grant", "balance", "audit", "settings", "health"),
+    "Operate it": ("account", "grant", "balance", "settings", "health"),
+    "Prove and mend it": ("audit", "sidecars", "rebuild"),
 }
 
 
@@ -205,7 +208,7 @@ def health(role: str | None) -> None:
     raise CreditsError(f"No answer from {', '.join(asked)}.")
 
 
-for _command in (account, grant, balance, audit):
+for _command in (account, grant, balance, audit, sidecars, rebuild):
     cli.add_command(_command)
 
 

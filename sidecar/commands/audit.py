@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sidecar.commands.environment import client_settings, data_dir_option, json_option
-from sidecar.errors import LedgerUnavailable, StoreUnavailable
+from sidecar.commands.stores import ledger_of, redis_of
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ def audit(
     from sidecar.commands.output import print_json
 
     settings = client_settings(data_dir)
-    settings.require("postgres_url")
     with _progress() as progress:
         report = _audit(settings, accounts, wait_seconds, progress, has_redis=not ledger_only)
     if is_json:
@@ -77,28 +76,14 @@ def _audit(
     *,
     has_redis: bool,
 ) -> AuditReport:
-    import redis
-    from sqlalchemy.exc import DBAPIError
-
     from persistence import audit as audits
-    from persistence import schema
-    from persistence.database import make_engine
 
-    engine = make_engine(settings.postgres_url, application_name="credit-sidecar audit")
-    client = redis.Redis.from_url(settings.redis_url, socket_timeout=10) if has_redis else None
-    try:
-        schema.check(engine)
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(ledger_of(settings, "audit"))
+        client = stack.enter_context(redis_of(settings)) if has_redis else None
         return audits.audit(
             engine, client, progress=progress, accounts=accounts or None, wait_s=wait_seconds
         )
-    except (redis.RedisError, OSError) as error:
-        raise StoreUnavailable(f"Redis ({settings.redis_url!r}): {error}") from error
-    except DBAPIError as error:
-        raise LedgerUnavailable(f"The ledger: {error.orig}") from error
-    finally:
-        engine.dispose()
-        if client is not None:
-            client.close()
 
 
 @contextlib.contextmanager

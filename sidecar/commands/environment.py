@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sidecar.commands import dev_state
 from sidecar.settings import Settings, variable_of
+
+if TYPE_CHECKING:
+    import redis
+
+_REDIS_SECONDS = 10.0
 
 
 def process_environment() -> Mapping[str, str]:
@@ -47,6 +52,15 @@ def client_settings(data_dir: Path | None) -> Settings:
     return Settings.from_environment({**process_environment(), **variables})
 
 
+def redis_client(settings: Settings) -> redis.Redis:
+    """Return a client of Redis for a command. Nothing is connected yet."""
+    import redis
+
+    return redis.Redis.from_url(
+        settings.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
+    )
+
+
 def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--data-dir` to a client command."""
     return click.option(
@@ -54,6 +68,11 @@ def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(file_okay=False, path_type=Path),
         help="Ask the `dev` that runs on this directory instead of the environment.",
     )(command)
+
+
+def yes_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--yes` to a command that asks before it does something that costs."""
+    return click.option("--yes", "is_sure", is_flag=True, help="Do not ask.")(command)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

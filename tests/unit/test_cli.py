@@ -137,6 +137,8 @@ def test_an_option_is_checked_like_the_variable_that_it_stands_for(
         ("balance", "demo"),
         ("grant", "demo", "--credits", "1"),
         ("audit",),
+        ("sidecars",),
+        ("rebuild", "--yes"),
     ],
 )
 def test_a_missing_ledger_names_the_setting(
