@@ -6,6 +6,8 @@ from typing import Final
 
 from persistence.chain import RECOMPUTE
 
+_MINUTE_AGO: Final = "extract(epoch FROM clock_timestamp()) * 1000 - 60000"
+
 _ALLOCATED: Final = """
     SELECT e.account, e.generation, e.operation, e.allocations[2 * i - 1] AS grant_no,
         e.allocations[2 * i] AS amount
@@ -203,13 +205,17 @@ WHERE r.refunded > coalesce(c.charged, 0)
 
 HASH_CHAIN: Final = RECOMPUTE
 
-TOP_UPS_ARE_PAYMENTS: Final = """
-SELECT p.payment_intent, p.granted, coalesce(sum(g.amount), 0) AS grants
+# What Stripe says was paid, in the ledger's own transfers: none missing, none without payment.
+TOP_UPS_ARE_PAYMENTS: Final = f"""
+SELECT p.payment_intent, p.account, p.is_paid, p.credits, p.granted,
+    coalesce(sum(t.amount), 0) AS transferred
 FROM stripe_payments p
 LEFT JOIN grants g ON g.account = p.account AND g.reference = p.payment_intent
     AND g.category = 'paid'
-GROUP BY p.payment_intent, p.granted
-HAVING p.granted <> coalesce(sum(g.amount), 0)
+LEFT JOIN transfers t ON t.id = g.transfer
+GROUP BY p.payment_intent
+HAVING p.granted <> coalesce(sum(t.amount), 0) OR (p.granted > 0 AND NOT p.is_paid)
+    OR (p.is_paid AND p.granted <> p.credits AND p.updated_ms < {_MINUTE_AGO})
 """
 
 SUSPENSE_IS_EMPTY: Final = """
@@ -219,8 +225,6 @@ SELECT name, balance FROM ledger_accounts WHERE kind = 'suspense' AND balance <>
 NO_DEAD_LETTERS: Final = """
 SELECT id, shard, reason, error, account, seq, amount FROM dead_letters WHERE resolved_ms IS NULL
 """
-
-_MINUTE_AGO: Final = "extract(epoch FROM clock_timestamp()) * 1000 - 60000"
 
 NO_ACCOUNT_CLOSES_TOO_LONG: Final = f"""
 SELECT g.account, g.gen, min(r.noticed_ms) AS since_ms

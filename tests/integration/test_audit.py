@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
 from persistence.audit import DriftSampler, audit
+from persistence.audit_sql import LINES
 from persistence.compare import Comparer, Difference, Place, Snapshot
 from persistence.grants import add_adjustment
 from persistence.recovery import rebuild
@@ -82,48 +83,77 @@ _REOPENED_TOO_EARLY = """
 WITH old AS (UPDATE generations SET gen = 2 RETURNING shard, epoch)
 INSERT INTO recoveries (shard, epoch, cause, noticed_ms) SELECT shard, epoch, 'rebuild', 1 FROM old
 """
+_PAYMENT = """
+INSERT INTO stripe_payments (payment_intent, account, credits, is_paid, livemode, granted,
+    created_ms, updated_ms) VALUES ('pi_1', 'acme', 1000, {is_paid}, false, {granted}, 1, 1)
+"""
+_PAID_WITHOUT_GRANT = _PAYMENT.format(is_paid=True, granted=0)
+_GRANTED_IN_NAME = _PAYMENT.format(is_paid=True, granted=1000)
+_GRANTED_WITHOUT_PAYMENT = f"""
+UPDATE grants SET reference = 'pi_1' WHERE id = 'g1';
+{_PAYMENT.format(is_paid=False, granted=1000)}
+"""
+_SUSPENDED = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'suspense'"
+_DEAD_LETTER = """
+INSERT INTO dead_letters (shard, stream_id, raw, reason, error, created_ms)
+VALUES (0, '1-1', '\\x00', 'unreadable', 'not an event', 1)
+"""
+_OVERSPENT = """
+ALTER TABLE generations DROP CONSTRAINT generations_not_overspent;
+UPDATE generations SET spent = lent + overage + 1
+"""
 _MOVED_BALANCE = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'lent'"
 
 
-@pytest.mark.parametrize(
-    ("statement", "line"),
-    [
-        (_MOVED_BALANCE, "balances_are_transfers"),
-        (_MOVED_BALANCE, "ledger_sums_to_zero"),
-        (_MOVED_BALANCE, "conservation"),
-        ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'usage'", "batches_hash_chain"),
-        ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'grant'", "grants_have_sources"),
-        ("UPDATE accounts SET granted_total = granted_total + 1", "granted_totals"),
-        ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "generations_are_usage"),
-        ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "batches_hash_chain"),
-        ("DELETE FROM usage_events WHERE id = 'd1'", "sequence_has_no_gaps"),
-        ("UPDATE usage_events SET seq = seq + 1", "sequence_has_no_gaps"),
-        ("DELETE FROM usage_events WHERE id = 'd1'", "refunds_within_charges"),
-        ("DELETE FROM usage_events", "batches_hash_chain"),
-        ("UPDATE usage_events SET id = 'd9' WHERE id = 'd1'", "batches_hash_chain"),
-        ("UPDATE usage_events SET allocations = '{1,24,0,1}' WHERE id = 'd1'", "grants_are_usage"),
-        ("UPDATE generations SET spent = spent - 1", "generations_are_usage"),
-        ("UPDATE generations SET lent = lent + 1", "lent_is_accounted"),
-        ("UPDATE grants SET used = used - 1 WHERE id = 'g1'", "grants_are_usage"),
-        ("UPDATE generations SET state = 'closed'", "closed_generations_are_empty"),
-        ("UPDATE generations SET seq = seq + 1", "sequence_has_no_gaps"),
-        ("UPDATE generations SET applied_refill_no = 1", "refills_in_order"),
-        ("UPDATE refills SET applied_ms = NULL, created_ms = 1", "refills_arrive"),
-        ("UPDATE usage_events SET operation = 'settle', final = true, id = 'h1'", "holds_end_once"),
-        ("DELETE FROM flush_batches", "batches_hash_chain"),
-        ("UPDATE flush_batches SET hash = '\\x00'", "batches_hash_chain"),
-        ("UPDATE shards SET state = 'suspect' WHERE shard = 0", "no_shard_is_away_too_long"),
-        ("UPDATE shards SET is_fenced = false WHERE shard = 0", "no_shard_is_away_too_long"),
-        (_LOST_LONG_AGO, "no_account_closes_too_long"),
-        (_NEVER_HANDED_IN, "journals_are_confirmed"),
-        (_OPEN_TOO_EARLY, "nothing_is_reopened_early"),
-        (_REOPENED_TOO_EARLY, "nothing_is_reopened_early"),
-        (_SILENT_SIDECAR, "no_sidecar_is_silent"),
-        ("UPDATE shards SET last_hash = '\\x00' WHERE last_batch > 0", "batches_hash_chain"),
-    ],
-)  # fmt: skip
+_CHANGES = [
+    (_MOVED_BALANCE, "balances_are_transfers"),
+    (_MOVED_BALANCE, "ledger_sums_to_zero"),
+    (_MOVED_BALANCE, "conservation"),
+    ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'usage'", "batches_hash_chain"),
+    ("UPDATE transfers SET amount = amount + 1 WHERE kind = 'grant'", "grants_have_sources"),
+    ("UPDATE accounts SET granted_total = granted_total + 1", "granted_totals"),
+    ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "generations_are_usage"),
+    ("UPDATE usage_events SET amount = amount + 1 WHERE id = 'd1'", "batches_hash_chain"),
+    ("DELETE FROM usage_events WHERE id = 'd1'", "sequence_has_no_gaps"),
+    ("UPDATE usage_events SET seq = seq + 1", "sequence_has_no_gaps"),
+    ("DELETE FROM usage_events WHERE id = 'd1'", "refunds_within_charges"),
+    ("DELETE FROM usage_events", "batches_hash_chain"),
+    ("UPDATE usage_events SET id = 'd9' WHERE id = 'd1'", "batches_hash_chain"),
+    ("UPDATE usage_events SET allocations = '{1,24,0,1}' WHERE id = 'd1'", "grants_are_usage"),
+    ("UPDATE generations SET spent = spent - 1", "generations_are_usage"),
+    ("UPDATE generations SET lent = lent + 1", "lent_is_accounted"),
+    ("UPDATE grants SET used = used - 1 WHERE id = 'g1'", "grants_are_usage"),
+    ("UPDATE generations SET state = 'closed'", "closed_generations_are_empty"),
+    ("UPDATE generations SET seq = seq + 1", "sequence_has_no_gaps"),
+    ("UPDATE generations SET applied_refill_no = 1", "refills_in_order"),
+    ("UPDATE refills SET applied_ms = NULL, created_ms = 1", "refills_arrive"),
+    ("UPDATE usage_events SET operation = 'settle', final = true, id = 'h1'", "holds_end_once"),
+    ("DELETE FROM flush_batches", "batches_hash_chain"),
+    ("UPDATE flush_batches SET hash = '\\x00'", "batches_hash_chain"),
+    ("UPDATE shards SET state = 'suspect' WHERE shard = 0", "no_shard_is_away_too_long"),
+    ("UPDATE shards SET is_fenced = false WHERE shard = 0", "no_shard_is_away_too_long"),
+    (_LOST_LONG_AGO, "no_account_closes_too_long"),
+    (_NEVER_HANDED_IN, "journals_are_confirmed"),
+    (_OPEN_TOO_EARLY, "nothing_is_reopened_early"),
+    (_REOPENED_TOO_EARLY, "nothing_is_reopened_early"),
+    (_SILENT_SIDECAR, "no_sidecar_is_silent"),
+    ("UPDATE shards SET last_hash = '\\x00' WHERE last_batch > 0", "batches_hash_chain"),
+    (_PAID_WITHOUT_GRANT, "top_ups_are_payments"),
+    (_GRANTED_IN_NAME, "top_ups_are_payments"),
+    (_GRANTED_WITHOUT_PAYMENT, "top_ups_are_payments"),
+    (_SUSPENDED, "suspense_is_empty"),
+    (_DEAD_LETTER, "no_dead_letters"),
+    (_OVERSPENT, "not_overspent"),
+]  # fmt: skip
+
+
+def test_each_line_has_a_change_that_makes_it_wrong() -> None:
+    assert {line for _, line in _CHANGES} == {name for name, *_ in LINES}
+
+
+@pytest.mark.parametrize(("statement", "line"), _CHANGES)
 def test_a_change_by_hand_is_found(world: World, statement: str, line: str) -> None:
-    tamper(world, statement)
+    tamper(world, *statement.split(";"))
     report = audit(world.engine, None)
     found = {found.name: found for found in report.lines}[line]
     assert found.discrepancies > 0
