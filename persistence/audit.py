@@ -87,16 +87,17 @@ def audit(
     progress: Progress | None = None,
     accounts: Sequence[str] | None = None,
     wait_s: float = 10.0,
+    line_s: float = 0.0,
 ) -> AuditReport:
     """Check the ledger and compare Redis with it; return every line.
 
-    The ledger's lines are read in one snapshot. `accounts` limits only the comparison with Redis;
-    without a `client` it is left out. `wait_s` is how long events may take to be flushed. Raises
-    the errors of SQLAlchemy and redis-py.
+    The ledger's lines are read in one snapshot, each within `line_s` (0: whatever it takes).
+    `accounts` limits only the comparison with Redis; without a `client` it is left out. `wait_s`
+    is how long events may take to be flushed. Raises the errors of SQLAlchemy and redis-py.
     """
     say = progress or _silent
     started, started_ms = time.monotonic(), now_ms()
-    lines = _ledger_lines(engine, say)
+    lines = _ledger_lines(engine, say, line_s)
     if client is not None:
         comparer = Comparer(engine, client, wait_s=wait_s)
         lines += _redis_lines(comparer, accounts, say)
@@ -136,11 +137,11 @@ def count_dead_letters(connection: Connection) -> int:
     return int(connection.scalars(query).one())
 
 
-def _ledger_lines(engine: Engine, say: Progress) -> list[AuditLine]:
+def _ledger_lines(engine: Engine, say: Progress, line_s: float) -> list[AuditLine]:
     with engine.connect() as connection:
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        # Sums over the whole ledger take what they take.
-        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        # Sums over the whole ledger take longer than what else is asked of it.
+        connection.execute(sa.text(f"SET LOCAL statement_timeout = {int(line_s * 1000)}"))
         return [_ledger_line(connection, *line, say) for line in audit_sql.LINES]
 
 

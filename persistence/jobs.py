@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine
 
 from persistence.asks import AccountLoader
 from persistence.audit import DriftSampler, count_dead_letters
+from persistence.auditing import LOOK_SECONDS, Auditor
 from persistence.bell import RefillBell
 from persistence.compare import Comparer
 from persistence.database import in_transaction
@@ -66,6 +67,10 @@ class Settings(Protocol):
     @property
     def sidecar_dead_seconds(self) -> int:
         """How long a recovery waits for a silent sidecar; 0 for ever."""
+
+    @property
+    def audit_interval_seconds(self) -> int:
+        """How often to audit; 0 never."""
 
 
 class Job(threading.Thread):
@@ -157,6 +162,7 @@ class WorkerJobs:
         self._engine = engine
         self._metrics = metrics
         self._bell = RefillBell(engine)
+        self._auditor = Auditor(engine, client, metrics, interval_s=settings.audit_interval_seconds)
         self._flusher = self._new_flusher(client, settings)
         self._opener = ShardOpener(
             engine,
@@ -173,6 +179,7 @@ class WorkerJobs:
             self._job("partitions", self._partitions, 3600.0),
             self._job("dead_letters", self._dead_letters, 5.0),
             *(self._job(name, work, wait_s, is_eager=True) for name, work, wait_s in others),
+            *self._audit_jobs(settings),
         ]
 
     def open_shards(self) -> None:
@@ -195,16 +202,26 @@ class WorkerJobs:
         Takes at most about `grace_s` seconds. What is left stays in Redis for the next worker.
         """
         deadline = time.monotonic() + grace_s
+        self._auditor.stop()
         for job in self.jobs:
             job.stop()
-        for job in self.jobs:
-            job.join(max(deadline - time.monotonic(), 0.0))
+        audits = [job for job in self.jobs if job.job == "audit"]
+        self._join([job for job in self.jobs if job not in audits], deadline)
         self._bell.close()
         try:
             return self._flusher.drain(deadline)
         except (sa.exc.SQLAlchemyError, psycopg.Error, redis.RedisError) as error:
             _log.warning("not drained", extra={"error": _first_line(error)})
             return False
+        finally:
+            # It only reads, for as long as its present line takes: nothing waits for it but this.
+            self._join(audits, deadline)
+            self._auditor.close()
+
+    @staticmethod
+    def _join(jobs: Sequence[Job], deadline: float) -> None:
+        for job in jobs:
+            job.join(max(deadline - time.monotonic(), 0.0))
 
     def _new_flusher(self, client: redis.Redis, settings: Settings) -> Flusher:
         return Flusher(
@@ -228,6 +245,11 @@ class WorkerJobs:
             self._job("sidecars", registry.run_once, _LOOK_S),
             self._job("reopen", reopener.run_once, _LOOK_S, is_eager=True),
         ]
+
+    def _audit_jobs(self, settings: Settings) -> list[Job]:
+        if not settings.audit_interval_seconds:
+            return []
+        return [self._job("audit", self._auditor.run_once, LOOK_SECONDS)]
 
     def _account_jobs(self, client: redis.Redis) -> list[Job]:
         engine, metrics = self._engine, self._metrics

@@ -181,6 +181,11 @@ class WorkerMetrics:
             "Events in the streams that are not in the ledger yet.",
             registry=registry,
         )
+        self.catch_up_seconds: Final = Gauge(
+            "credits_flush_catch_up_seconds",
+            "Estimate of when the ledger has all events, at the present rate; 0 when not behind.",
+            registry=registry,
+        )
         self.refills: Final = Counter(
             "credits_refills_total",
             "Refills sent to Redis, by outcome.",
@@ -216,6 +221,27 @@ class WorkerMetrics:
         self.drift_checked_at: Final = Gauge(
             "credits_drift_checked_timestamp_seconds",
             "When Redis was last compared with the ledger.",
+            registry=registry,
+        )
+        self.audit_last_clean: Final = Gauge(
+            "credits_audit_last_clean_timestamp_seconds",
+            "When this worker's last audit began of which every line was zero; 0 before the first.",
+            registry=registry,
+        )
+        self.audit_age: Final = Gauge(
+            "credits_audit_age_seconds",
+            "Time since the last clean audit, or since this worker began or another one audits.",
+            registry=registry,
+        )
+        self.audit_discrepancies: Final = Gauge(
+            "credits_audit_discrepancies",
+            "What the last audit of this worker found wrong, by line; must be 0.",
+            ("line",),
+            registry=registry,
+        )
+        self.audit_seconds: Final = Gauge(
+            "credits_audit_seconds",
+            "Time that the last audit of this worker took.",
             registry=registry,
         )
         self.dead_letters: Final = Gauge(

@@ -29,6 +29,7 @@ class Settings:
     allow_unsafe_redis: bool = True
     sidecar_lost_seconds: int = 15
     sidecar_dead_seconds: int = 0
+    audit_interval_seconds: int = 1
 
 
 @pytest.fixture

@@ -93,6 +93,7 @@ def test_a_worker_is_ready_when_its_jobs_have_run_and_ends_with_success(
     metrics = worker.get("/metrics").text
     assert "credits_unflushed_events 0.0" in metrics
     assert "credits_drift_microcredits" in metrics
+    assert "credits_audit_age_seconds" in metrics
     assert worker.stop() == 0
 
 
