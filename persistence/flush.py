@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
 from persistence.batches import Flushed, Shard, take_shard, write_batch
+from persistence.catching_up import BEHIND_SECONDS, CatchingUp
 from persistence.database import now_ms
 from persistence.errors import RedisChanged, ShardBusy
 from persistence.posting import Posted
@@ -66,6 +67,7 @@ class Flusher:
         *,
         batch_events: int = 5_000,
         keep_seconds: int = 60,
+        behind_seconds: float = BEHIND_SECONDS,
     ) -> None:
         self._engine = engine
         self._redis = client
@@ -75,6 +77,7 @@ class Flusher:
         self._keep_ms = keep_seconds * 1000
         self._published: dict[int, str] = {}
         self._forget_at = 0.0
+        self._catching_up = CatchingUp(metrics, behind_seconds=behind_seconds)
 
     def run_once(self) -> list[FlushResult]:
         """Flush one batch of every shard that has events; return what was done.
@@ -159,7 +162,7 @@ class Flusher:
             for row, entries in zip(waiting, first, strict=True)
             if entries
         }
-        self._gauge(sum(added[row.shard] - row.flushed_events for row in waiting), oldest)
+        self._gauge(rows, sum(added[row.shard] - row.flushed_events for row in waiting), oldest)
         # One that lacks entries is looked at once: then it is suspect.
         short = [
             row.shard
@@ -176,10 +179,10 @@ class Flusher:
             ask(pipeline, keys.stream(row.shard, row.epoch), row)
         return pipeline.execute(raise_on_error=False)
 
-    def _gauge(self, unflushed: int, oldest: dict[int, int]) -> None:
+    def _gauge(self, rows: Sequence[Any], unflushed: int, oldest: dict[int, int]) -> None:
         lag_ms = now_ms() - min(oldest.values()) if oldest else 0
-        self._metrics.flush_lag_seconds.set(max(lag_ms, 0) / 1000)
-        self._metrics.unflushed_events.set(unflushed)
+        flushed = sum(row.flushed_events for row in rows)
+        self._catching_up.look(unflushed, max(lag_ms, 0) / 1000, flushed)
 
     def _publish(self, cursors: Sequence[tuple[int, int, str]]) -> None:
         """Tell sidecars how far the ledger is in the epochs of these shards, unless they know."""

@@ -19,6 +19,7 @@ from persistence.asks import AccountLoader
 from persistence.audit import DriftSampler, count_dead_letters
 from persistence.auditing import LOOK_SECONDS, Auditor
 from persistence.bell import RefillBell
+from persistence.catching_up import BEHIND_SECONDS
 from persistence.compare import Comparer
 from persistence.database import in_transaction
 from persistence.flush import Flusher
@@ -230,6 +231,7 @@ class WorkerJobs:
             self._metrics,
             batch_events=settings.flush_batch_events,
             keep_seconds=settings.stream_keep_seconds,
+            behind_seconds=max(BEHIND_SECONDS, 4 * settings.flush_interval_ms / 1000),
         )
 
     def _recovery_jobs(self, client: redis.Redis, settings: Settings) -> list[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import uuid
 
@@ -13,12 +14,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from persistence import batches
+from persistence.catching_up import CatchingUp
 from persistence.errors import RedisChanged, ShardBusy
 from persistence.flush import Flusher
 from persistence.grants import add_adjustment
 from persistence.reads import Filters, explain, usage_rows
 from sidecar import keys
-from tests.integration.ledger_world import World
+from tests.integration.ledger_world import World, metric
 
 
 @pytest.fixture
@@ -433,3 +435,21 @@ def test_an_id_is_explained_by_its_events_transfers_and_grants(world: World) -> 
     assert [grant["id"] for grant in found.grants] == ["g1"]
     nothing = world.run(lambda c: explain(c, "acme", "never"))
     assert (nothing.events, nothing.transfers, nothing.grants) == ([], [], [])
+
+
+def test_a_ledger_that_was_behind_tells_how_it_caught_up(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "persistence.catching_up")
+    calm = CatchingUp(world.metrics, behind_seconds=0.001)
+    monkeypatch.setattr(world.flusher, "_catching_up", calm)
+    account = world.funded()
+    for number in range(50):
+        account.debit(f"d{number}", 1)
+    world.flush()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the ledger is behind: events wait in Redis",
+        "the ledger has caught up",
+    ]
+    assert caplog.records[-1].__dict__["events"] == 50
+    assert metric(world.metrics.unflushed_events) == 0
