@@ -17,6 +17,7 @@ from sidecar.meter.journal import Journal
 from sidecar.meter.lease import Lease
 from sidecar.meter.operations import Plan
 from sidecar.meter.requests import Request
+from sidecar.meter.room import Room
 from sidecar.meter.shelf import Shelf
 from sidecar.meter.store import Decision, Store
 
@@ -44,7 +45,7 @@ class Acknowledger:
         self._shelf = shelf
         self._lease = lease
         self._store = store
-        self._memory_limit = refuse_percent / 100
+        self._room = Room(refuse_percent)
 
     def require_room(self, verb: str) -> None:
         """Raise `StoreUnavailable` when neither journal nor Redis should begin anything new.
@@ -55,7 +56,7 @@ class Acknowledger:
             return
         if self._journal.problem is not None:
             raise StoreUnavailable(self._journal.problem)
-        if self._lease.memory_ratio >= self._memory_limit:
+        if self._room.is_full(self._lease.memory_ratio):
             raise StoreUnavailable(f"Redis has used {self._lease.memory_ratio:.0%} of its memory")
 
     def require(self, decision: Decision) -> None:

@@ -329,9 +329,43 @@ def test_a_redis_that_is_nearly_full_begins_nothing_new(tmp_path: Path) -> None:
                     assert error_of(response)["code"] == "store_unavailable"
                 assert meter.accept("settle", account="acme", id="running", amount=50)
                 assert "filling up" in sidecar.log
+                assert "nearly full: holds, debits and extends are refused" in sidecar.log
                 client.config_set("maxmemory", 0)
                 eventually(
                     lambda: meter.post("hold", account="acme", id="h", amount=1).status_code == 200
                 )
+                assert "has room again" in sidecar.log
+    finally:
+        server.stop()
+
+
+def test_a_redis_that_is_quite_full_still_ends_what_runs_and_comes_back_by_itself(
+    tmp_path: Path,
+) -> None:
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        with redis.Redis.from_url(server.url) as client, running(server.url) as sidecar:
+            ledger = Ledger(client)
+            ledger.open_shards()
+            ledger.account("acme", 1_000)
+            sidecar.wait_ready()
+            with sidecar.client() as http:
+                meter = Meter(http, ledger, sidecar)
+                for number in range(3):
+                    meter.accept("hold", account="acme", id=f"h{number}", amount=100)
+                used: Any = client.info("memory")
+                client.config_set("maxmemory", int(used["used_memory"] * 0.9))
+                # Redis refuses every script, and the sign of life: both are waited for.
+                assert meter.accept("settle", account="acme", id="h0", amount=50)["degraded"]
+                eventually(lambda: http.get("/readyz").status_code == 503)
+                assert meter.accept("settle", account="acme", id="h1", amount=60)["degraded"]
+                assert meter.accept("release", account="acme", id="h2")["degraded"]
+                response = meter.post("debit", account="acme", id="d", amount=1)
+                assert error_of(response)["code"] == "store_unavailable"
+                client.config_set("maxmemory", 0)
+                eventually(lambda: sidecar.metric("credits_degraded_pending") == 0)
+                eventually(lambda: http.get("/readyz").status_code == 200)
+                assert (meter.available("acme"), meter.balance("acme")["held"]) == (890, 0)
     finally:
         server.stop()
