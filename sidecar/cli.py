@@ -17,6 +17,7 @@ from sidecar import __version__
 from sidecar.commands.accounts import account, balance, grant
 from sidecar.commands.audit import audit
 from sidecar.commands.dev_state import DEFAULT_DATA_DIRECTORY
+from sidecar.commands.doctor import doctor
 from sidecar.commands.environment import json_option, process_environment, role_settings
 from sidecar.commands.rebuild import rebuild
 from sidecar.commands.sidecars import sidecars
@@ -31,7 +32,7 @@ _SECTIONS: Final = {
     "Try it": ("dev",),
     "Run it": ("serve", "worker", "control", "migrate"),
     "Operate it": ("account", "grant", "balance", "settings", "health"),
-    "Prove and mend it": ("audit", "sidecars", "rebuild"),
+    "Prove and mend it": ("doctor", "audit", "sidecars", "rebuild"),
 }
 
 
@@ -208,7 +209,7 @@ def health(role: str | None) -> None:
     raise CreditsError(f"No answer from {', '.join(asked)}.")
 
 
-for _command in (account, grant, balance, audit, sidecars, rebuild):
+for _command in (account, grant, balance, doctor, audit, sidecars, rebuild):
     cli.add_command(_command)
 
 

@@ -57,7 +57,7 @@ def sidecars(context: click.Context, with_gone: bool, data_dir: Path | None, is_
     if is_json:
         print_json([_described(row) for row in rows])
         return
-    columns = ("name", "id", "state", ">last seen", "since", "boot", ">shards waiting", "reason")
+    columns = ("name", "id", "state", ">last seen", ">since", ">shards waiting", "reason")
     print_table(columns, [_line(row) for row in rows])
     if not rows:
         click.echo("No sidecar is registered.")
@@ -180,11 +180,8 @@ def _described(row: SidecarRow) -> dict[str, Any]:
 
 
 def _line(row: SidecarRow) -> tuple[Any, ...]:
-    from sidecar.commands.output import format_instant
-
-    since = format_instant(row.ended_ms or row.registered_ms)
-    seen = f"{_ago(row.seen_ms)} ago"
-    return row.name, row.id, row.state, seen, since, row.boot[:8], row.pending, row.reason
+    seen, since = (f"{_ago(at)} ago" for at in (row.seen_ms, row.ended_ms or row.registered_ms))
+    return row.name, row.id, row.state, seen, since, row.pending, row.reason
 
 
 def _shards(count: int) -> str:

@@ -137,6 +137,7 @@ def test_an_option_is_checked_like_the_variable_that_it_stands_for(
         ("balance", "demo"),
         ("grant", "demo", "--credits", "1"),
         ("audit",),
+        ("doctor",),
         ("sidecars",),
         ("rebuild", "--yes"),
     ],

@@ -1,0 +1,1 @@
+"""What `credit-sidecar doctor` looks at: Redis, Postgres, and what runs between them."""
