@@ -1,4 +1,4 @@
-"""Credits as people write and read them. No float and no Decimal: digits to digits."""
+"""Credits and counts as people write and read them. No float and no Decimal: digits to digits."""
 
 from __future__ import annotations
 
@@ -33,3 +33,8 @@ def format_credits(amount: int | None) -> str:
     whole, rest = divmod(abs(amount), MICROCREDITS_A_CREDIT)
     sign = "-" if amount < 0 else ""
     return f"{sign}{whole:,}" + (f".{rest:06d}".rstrip("0") if rest else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, e.g. `1 shard`, `2 shards`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from sidecar.commands.amounts import counted
 from sidecar.commands.asking import require_consent
 from sidecar.commands.environment import (
     client_settings,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 0.1
 
 _WHAT: Final = """\
-{shards}: everything that Redis has of them is given up, and lent again from the ledger.
-Their accounts are answered 503 for about a second. It needs a running worker, and the journals of
+{shards}: everything that Redis has there is given up, and lent again from the ledger.
+The accounts are answered 503 for about a second. It needs a running worker, and the journals of
 all live sidecars; nothing that was acknowledged is lost."""
 
 
@@ -79,7 +80,7 @@ def rebuild(
     """
     with ledger_of(client_settings(data_dir), "rebuild") as engine:
         one = _rebuild_of(engine, shards)
-        named = f"All {len(one.shards)} shards" if not shards else f"{len(one.shards)} shards"
+        named = counted(len(one.shards), "shard") if shards else f"All {len(one.shards)} shards"
         click.echo(_WHAT.format(shards=named), err=True)
         require_consent("Go on?", is_sure=is_sure)
         started = time.monotonic()
@@ -118,7 +119,12 @@ def _bar(shards: int) -> Iterator[Callable[[Stage], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        BarColumn(16),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("marked", total=shards)
         yield lambda stage: bar.update(task, completed=stage.open, description=describe(stage))
@@ -127,12 +133,12 @@ def _bar(shards: int) -> Iterator[Callable[[Stage], None]]:
 def describe(stage: Stage) -> str:
     """Return in a few words what a rebuild waits for."""
     if stage.suspect:
-        return f"{stage.suspect} shards wait for a worker to give them up"
+        return f"{counted(stage.suspect, 'shard')} to be given up by a worker"
     if stage.draining:
         names = ", ".join(stage.waiting_for) or "a worker"
-        return f"{stage.draining} shards wait for the journals of {names}"
+        return f"{counted(stage.draining, 'shard')} waiting for the journals of {names}"
     if stage.accounts:
-        return f"{stage.accounts} accounts wait to be reopened"
+        return f"{counted(stage.accounts, 'account')} to be reopened"
     return "done"
 
 
@@ -144,7 +150,9 @@ def _print(stage: Stage, seconds: float, *, is_json: bool) -> None:
         print_json(about | dataclasses.asdict(stage))
         return
     if stage.is_done:
-        click.secho(f"Rebuilt {stage.shards} shards in {seconds:.1f} s.", fg="green", bold=True)
+        click.secho(
+            f"Rebuilt {counted(stage.shards, 'shard')} in {seconds:.1f} s.", fg="green", bold=True
+        )
         return
     click.secho(f"Not done after {seconds:.0f} s: {describe(stage)}.", fg="red", bold=True)
     click.echo("It goes on by itself. `credit-sidecar doctor` says what keeps it.")

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import click
 
+from sidecar.commands.amounts import counted
 from sidecar.commands.asking import require_consent
 from sidecar.commands.environment import (
     client_settings,
@@ -57,8 +58,10 @@ def sidecars(context: click.Context, with_gone: bool, data_dir: Path | None, is_
     if is_json:
         print_json([_described(row) for row in rows])
         return
-    columns = ("name", "id", "state", ">last seen", ">since", ">shards waiting", "reason")
-    print_table(columns, [_line(row) for row in rows])
+    columns = ("name", "id", "state", ">last seen", ">since", ">waiting", "reason")
+    lines = [_line(row) for row in rows]
+    shown = len(columns) if any(row.reason for row in rows) else len(columns) - 1
+    print_table(columns[:shown], [line[:shown] for line in lines])
     if not rows:
         click.echo("No sidecar is registered.")
 
@@ -95,9 +98,9 @@ def declare_dead(
 
         print_json({"id": str(row.id), "name": row.name, "opened": opened, "waiting_for": waiting})
         return
-    click.echo(f"{row.name} ({row.id}) is dead: {_shards(opened)} opened by that.")
+    click.echo(f"{row.name} ({row.id}) is dead: {counted(opened, 'shard')} opened by that.")
     for name, shards in waiting.items():
-        click.echo(f"Still waiting for {name}: {_shards(shards)}.")
+        click.echo(f"Still waiting for {name}: {counted(shards, 'shard')}.")
 
 
 def _find(engine: Engine, sidecar: str) -> SidecarRow:
@@ -126,9 +129,10 @@ def _uuid(text: str) -> UUID | None:
 
 
 def _cost(row: SidecarRow) -> str:
-    waited = f"{_shards(row.pending)} waiting for its journal" if row.pending else "nothing waiting"
+    waited = f"{counted(row.pending, 'shard')} waiting" if row.pending else "nothing waiting"
     return (
-        f"Sidecar {row.name} ({row.id}), last seen {_ago(row.seen_ms)} ago: {waited}.\n"
+        f"Sidecar {row.name} ({row.id}), last seen {_ago(row.seen_ms)} ago: {waited} for its"
+        " journal.\n"
         "What this costs: usage that it acknowledged and that only its journal has is lost, or"
         " comes late if it\nreturns with its disk: at most what no worker had flushed when Redis"
         " was lost. Nothing is overspent (0)."
@@ -182,10 +186,6 @@ def _described(row: SidecarRow) -> dict[str, Any]:
 def _line(row: SidecarRow) -> tuple[Any, ...]:
     seen, since = (f"{_ago(at)} ago" for at in (row.seen_ms, row.ended_ms or row.registered_ms))
     return row.name, row.id, row.state, seen, since, row.pending, row.reason
-
-
-def _shards(count: int) -> str:
-    return f"{count} shard" if count == 1 else f"{count} shards"
 
 
 def _ago(at_ms: int) -> str:

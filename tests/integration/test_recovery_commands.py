@@ -243,7 +243,7 @@ def test_a_rebuild_of_some_shards_leaves_the_others(world: World) -> None:
 def test_a_rebuild_says_for_whose_journal_it_waits(sidecar: SimulatedSidecar) -> None:
     result = run("rebuild", "--yes", "--wait", "2")
     assert result.exit_code == 1
-    assert f"64 shards wait for the journals of one ({sidecar.id})" in result.stdout
+    assert f"64 shards waiting for the journals of one ({sidecar.id})" in result.stdout
 
 
 def test_a_rebuild_without_a_worker_says_that_it_needs_one(world: World) -> None:
@@ -251,7 +251,7 @@ def test_a_rebuild_without_a_worker_says_that_it_needs_one(world: World) -> None
     found = json.loads(result.stdout)
     assert (result.exit_code, found["done"], found["suspect"]) == (1, False, keys.SHARDS)
     text = run("rebuild", "--yes", "--wait", "0").stdout
-    assert "64 shards wait for a worker to give them up" in text
+    assert "64 shards to be given up by a worker" in text
 
 
 @pytest.mark.usefixtures("at_a_terminal")
