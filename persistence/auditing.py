@@ -64,7 +64,9 @@ class Turn:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             with contextlib.suppress(SQLAlchemyError):
-                # Not back into the pool, which would keep the session and its lock.
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": TURN_LOCK})
+            with contextlib.suppress(SQLAlchemyError):
+                # Not back into the pool: if that failed, the lock ends with the session.
                 connection.invalidate()
                 connection.close()
 
