@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
-import redis
 from sqlalchemy import Engine
 
 from persistence.database import in_transaction
-from persistence.pipelines import call_many
+from persistence.pipelines import call_reachable, is_away
 from persistence.places import Place, places_of
 from persistence.recovery import Cause, suspect
 from persistence.refills import RefillSender
@@ -19,6 +18,7 @@ from persistence.reopening import Reopener
 from sidecar import keys
 from sidecar.domain import is_account
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ BATCH_ASKS: Final = 500
 
 
 class AccountLoader:
-    """Answers `credits:ask`: `loaded`, `unknown` to the ledger, `closing` or `lost`.
+    """Answers `{credits}:ask`: `loaded`, `unknown` to the ledger, `closing` or `lost`.
 
     `closing`: the account's Redis was given up, and it is away until every journal is in. `lost`:
     Redis refused what it was sent.
@@ -35,13 +35,13 @@ class AccountLoader:
     def __init__(
         self,
         engine: Engine,
-        client: redis.Redis,
+        nodes: RedisNodes,
         sender: RefillSender,
         reopener: Reopener,
         metrics: WorkerMetrics,
     ) -> None:
         self._engine = engine
-        self._redis = client
+        self._nodes = nodes
         self._sender = sender
         self._reopener = reopener
         self._metrics = metrics
@@ -61,10 +61,11 @@ class AccountLoader:
 
     def _take(self, timeout_s: float) -> dict[str, list[str]]:
         """Return the channels that wait, by account."""
-        first: Any = self._redis.blpop([keys.ASK], timeout=timeout_s)
+        home: Any = self._nodes.home
+        first = home.blpop([keys.ASK], timeout=timeout_s)
         if first is None:
             return {}
-        rest: Any = self._redis.lpop(keys.ASK, BATCH_ASKS - 1)
+        rest = home.lpop(keys.ASK, BATCH_ASKS - 1)
         asks: dict[str, list[str]] = defaultdict(list)
         for item in (first[1], *(rest or ())):
             channel, _, account = item.decode(errors="replace").partition(" ")
@@ -89,6 +90,8 @@ class AccountLoader:
         return outcomes | dict.fromkeys(sent.lost if sent else (), "closing")
 
     def _outcome(self, place: Place, reply: Any) -> str:
+        if is_away(reply):
+            return "closing"
         if isinstance(reply, Exception):
             return "lost"
         if reply[0] not in (b"unknown", b"fenced"):
@@ -107,10 +110,10 @@ class AccountLoader:
 
     def _balances(self, places: Sequence[Place]) -> list[Any]:
         calls = [place.call("balance", 0) for place in places]
-        return call_many(self._redis, calls) if calls else []
+        return call_reachable(self._nodes, calls) if calls else []
 
     def _publish(self, asks: dict[str, list[str]], outcomes: dict[str, str]) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._nodes.home.pipeline(transaction=False)
         for account, channels in asks.items():
             outcome = outcomes[account]
             self._metrics.account_loads.labels(outcome).inc(len(channels))

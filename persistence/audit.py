@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-import redis
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 
@@ -19,6 +18,7 @@ from persistence.compare import Comparer, Comparison, Place
 from persistence.database import in_transaction, now_ms
 from persistence.recovery import Cause, suspect
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class AuditReport:
 
 def audit(
     engine: Engine,
-    client: redis.Redis | None,
+    nodes: RedisNodes | None,
     *,
     progress: Progress | None = None,
     accounts: Sequence[str] | None = None,
@@ -92,14 +92,14 @@ def audit(
     """Check the ledger and compare Redis with it; return every line.
 
     The ledger's lines are read in one snapshot, each within `line_s` (0: whatever it takes).
-    `accounts` limits only the comparison with Redis; without a `client` it is left out. `wait_s`
+    `accounts` limits only the comparison with Redis; without `nodes` it is left out. `wait_s`
     is how long events may take to be flushed. Raises the errors of SQLAlchemy and redis-py.
     """
     say = progress or _silent
     started, started_ms = time.monotonic(), now_ms()
     lines = _ledger_lines(engine, say, line_s)
-    if client is not None:
-        comparer = Comparer(engine, client, wait_s=wait_s)
+    if nodes is not None:
+        comparer = Comparer(engine, nodes, wait_s=wait_s)
         lines += _redis_lines(comparer, accounts, say)
     return AuditReport(lines, started_ms, time.monotonic() - started)
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import redis
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from persistence.audit import AuditLine, AuditReport, audit
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ class Auditor:
     def __init__(
         self,
         engine: Engine,
-        client: redis.Redis,
+        nodes: RedisNodes,
         metrics: WorkerMetrics,
         *,
         interval_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._engine = engine
-        self._redis = client
+        self._nodes = nodes
         self._metrics = metrics
         self._interval_s = interval_s
         self._clock = clock
@@ -126,7 +126,7 @@ class Auditor:
         began = self._clock()
         report = audit(
             self._engine,
-            self._redis,
+            self._nodes,
             progress=self._go_on,
             wait_s=_FLUSH_WAIT_SECONDS,
             line_s=_LINE_SECONDS,

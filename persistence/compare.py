@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import redis
 import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from persistence.pipelines import Call, call_many
+from sidecar.nodes import RedisNodes
 
 CHUNK_ACCOUNTS: Final = 500
 
@@ -89,9 +89,9 @@ class Comparer:
     `wait_s`: how long the flusher may take.
     """
 
-    def __init__(self, engine: Engine, client: redis.Redis, *, wait_s: float = 10.0) -> None:
+    def __init__(self, engine: Engine, nodes: RedisNodes, *, wait_s: float = 10.0) -> None:
         self._engine = engine
-        self._redis = client
+        self._nodes = nodes
         self._wait_s = wait_s
 
     def chunks(self, accounts: Sequence[str] | None = None) -> Iterator[Comparison]:
@@ -163,14 +163,14 @@ class Comparer:
         return snapshots, missing
 
     def _balances(self, places: Sequence[Place]) -> list[Any]:
-        replies = call_many(self._redis, [place.call("balance", 0) for place in places])
+        replies = call_many(self._nodes, [place.call("balance", 0) for place in places])
         for index, place in enumerate(places):
             for _ in range(_EXPIRE_ROUNDS):
                 reply = replies[index]
                 if isinstance(reply, Exception) or reply[0] != b"again":
                     break
                 calls = [place.call("expire"), place.call("balance", 0)]
-                replies[index] = call_many(self._redis, calls)[1]
+                replies[index] = call_many(self._nodes, calls)[1]
         return replies
 
     def _wait(self, snapshots: list[Snapshot]) -> tuple[list[Snapshot], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from persistence.fences import Fence, RedisProcess, View
+from persistence.fences import Fence, View
 from persistence.recovery import Cause
 
 
@@ -51,6 +51,8 @@ def plan_round(rows: Sequence[sa.Row[Any]], view: View, flushed: set[int]) -> Pl
     """
     plan = Plan()
     for row in rows:
+        if row.shard not in view.fences:
+            continue  # its node does not answer
         step, cause = diagnose(row, view)
         is_whole = row.state == "suspect" and cause is not None and cause == row.cause
         if is_whole and row.shard not in flushed:
@@ -71,14 +73,14 @@ def plan_round(rows: Sequence[sa.Row[Any]], view: View, flushed: set[int]) -> Pl
 
 def diagnose(row: sa.Row[Any], view: View) -> tuple[Step, Cause | None]:
     """Return what a shard needs, and the cause when it is to be given up."""
-    fence = view.fences[row.shard]
+    fence, process = view.fences[row.shard], view.processes[row.shard]
     if row.epoch == 0:
         return Step.OPEN, None
-    if row.run_id is None and fence == Fence(row.epoch, view.process, is_draining=False):
+    if row.run_id is None and fence == Fence(row.epoch, process, is_draining=False):
         return Step.ADOPT, None
-    if fence is not None and fence.epoch > row.epoch and fence.process == view.process:
+    if fence is not None and fence.epoch > row.epoch and fence.process == process:
         return Step.CATCH_UP, None
-    cause = _cause(row, fence, view.process)
+    cause = _cause(row, fence, view)
     if cause is not None:
         return Step.GIVE_UP, cause
     if not row.is_fenced:
@@ -88,9 +90,11 @@ def diagnose(row: sa.Row[Any], view: View) -> tuple[Step, Cause | None]:
     return (Step.NOTHING if is_flag_true else Step.FLAG), None
 
 
-def _cause(row: sa.Row[Any], fence: Fence | None, process: RedisProcess) -> Cause | None:
+def _cause(row: sa.Row[Any], fence: Fence | None, view: View) -> Cause | None:
+    process = view.processes[row.shard]
     if row.run_id != process.run_id:
-        return Cause.RESTARTED
+        others = {other.run_id for other in view.processes.values()}
+        return Cause.MOVED if row.run_id in others else Cause.RESTARTED
     if row.replid != process.replid:
         return Cause.PROMOTED
     if fence is None or fence.epoch != row.epoch or fence.process != process:

@@ -14,6 +14,7 @@ import redis
 
 from persistence.errors import RedisChanged
 from sidecar import keys
+from sidecar.nodes import FAULTS, RedisNodes
 
 GROUP: Final = "ledger"
 """Consumer group of each stream; nobody reads by it."""
@@ -47,12 +48,15 @@ class LedgerName:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one Redis process says at one moment: who it is, of which ledger, and its fences."""
+    """What Redis says: of which ledger it is, which process has each shard, and its fences.
 
-    process: RedisProcess
+    A shard whose node does not answer is in none of them.
+    """
+
     ledger: str | None
     shards: int | None
     timeline: str | None
+    processes: Mapping[int, RedisProcess]
     fences: Mapping[int, Fence | None]
 
     def names(self, ledger: LedgerName) -> bool:
@@ -65,72 +69,119 @@ class View:
         return bool(self.timeline and ledger.timeline) and self.timeline != ledger.timeline
 
 
-def look(client: redis.Redis, shards: Sequence[int]) -> View:
-    """Return the fences of `shards` with the process that has them, read in one transaction.
+def look(nodes: RedisNodes, shards: Sequence[int]) -> View:
+    """Return the fences of `shards`, each with the process that has it.
 
-    Raises `RedisChanged` when a replica answers, and the errors of redis-py.
+    Raises `RedisChanged` when every node is a replica, and the errors of redis-py when none
+    answers, or not the one that has the name of the ledger.
     """
-    pipeline = client.pipeline(transaction=True)
+    name: Any = nodes.home.hmget(keys.META, ["ledger", "shards", "timeline"])
+    ledger, count, timeline = (None if part is None else part.decode() for part in name)
+    processes: dict[int, RedisProcess] = {}
+    found: dict[int, Fence | None] = {}
+    failed: Exception | None = None
+    for client, mine in nodes.groups(shards, int):
+        try:
+            process, fences = _look_at(client, mine)
+        except (*FAULTS, RedisChanged) as error:
+            failed = error
+            continue
+        processes |= dict.fromkeys(fences, process)
+        found |= fences
+    if len(found) < len(shards):
+        nodes.doubt()
+    if failed is not None and not processes:
+        raise failed
+    known = int(count) if count and count.isdigit() else None
+    return View(ledger, known, timeline, processes, found)
+
+
+def _look_at(
+    client: redis.Redis, shards: Sequence[int]
+) -> tuple[RedisProcess, dict[int, Fence | None]]:
+    """Return what one process says of some shards: those that it has."""
+    # One connection, so one process: but it may become a replica in between.
+    pipeline = client.pipeline(transaction=False)
     ask_process(pipeline)
-    pipeline.hmget(keys.META, ["ledger", "shards", "timeline"])
     for shard in shards:
         pipeline.hgetall(keys.fence(shard))
-    server, replication, meta, *fences = pipeline.execute()
-    ledger, count, timeline = (None if part is None else part.decode() for part in meta)
-    return View(
-        process=process_of(server, replication),
-        ledger=ledger,
-        shards=int(count) if count and count.isdigit() else None,
-        timeline=timeline,
-        fences={shard: _fence(found) for shard, found in zip(shards, fences, strict=True)},
-    )
+    ask_process(pipeline)
+    *before, _, _ = replies = pipeline.execute(raise_on_error=False)
+    for reply in (*replies[:2], *replies[-2:]):
+        if isinstance(reply, Exception):
+            raise reply
+    process = process_of(*replies[:2])
+    if process_of(*replies[-2:]) != process:
+        raise RedisChanged("Redis became another while it was looked at")
+    fences = zip(shards, before[2:], strict=True)
+    # One that has just moved to another node is looked at there, the next time.
+    return process, {s: _fence(found) for s, found in fences if not isinstance(found, Exception)}
 
 
-def write(client: redis.Redis, fences: Mapping[int, Fence], ledger: LedgerName) -> None:
+def write(nodes: RedisNodes, fences: Mapping[int, Fence], ledger: LedgerName) -> None:
     """Write fences of epochs that begin now, and which ledger it is.
 
     A stream of that name can only be left from a ledger that went back in time: it goes. The new
     one has a consumer group, by which it is told from one that was deleted and began anew.
     """
-    pipeline: Any = client.pipeline(transaction=True)
+    home: Any = nodes.home
     name = {"shards": ledger.shards, "ledger": ledger.id, "timeline": ledger.timeline}
-    pipeline.hset(keys.META, mapping=name)
-    for shard, fence in fences.items():
-        stream = keys.stream(shard, fence.epoch)
-        pipeline.unlink(stream)
-        pipeline.xgroup_create(stream, GROUP, id="0", mkstream=True)
-        fields = {
-            "epoch": fence.epoch,
-            "run_id": fence.process.run_id,
-            "replid": fence.process.replid,
-            "draining": int(fence.is_draining),
-        }
-        pipeline.hset(keys.fence(shard), mapping=fields)
-    pipeline.execute()
+    home.hset(keys.META, mapping=name)
+    streams = {shard: keys.stream(shard, fence.epoch) for shard, fence in fences.items()}
+
+    def clear(pipeline: Any, shard: int) -> None:
+        pipeline.unlink(streams[shard])
+
+    def begin(pipeline: Any, shard: int) -> None:
+        pipeline.xgroup_create(streams[shard], GROUP, id="0", mkstream=True)
+
+    def fence(pipeline: Any, shard: int) -> None:
+        pipeline.hset(keys.fence(shard), mapping=_fields(fences[shard]))
+
+    # The fence is last: it lets sidecars decide.
+    for step in (clear, begin, fence):
+        _check(nodes.ask(list(fences), int, step))
 
 
-def claim_streams(client: redis.Redis, epochs: Mapping[int, int]) -> None:
+def _fields(fence: Fence) -> dict[str, str | int]:
+    return {
+        "epoch": fence.epoch,
+        "run_id": fence.process.run_id,
+        "replid": fence.process.replid,
+        "draining": int(fence.is_draining),
+    }
+
+
+def claim_streams(nodes: RedisNodes, epochs: Mapping[int, int]) -> None:
     """Give streams that an older version began the group that `write` gives them."""
-    pipeline = client.pipeline(transaction=False)
-    for shard, epoch in epochs.items():
-        pipeline.xgroup_create(keys.stream(shard, epoch), GROUP, id="0", mkstream=True)
-    for reply in pipeline.execute(raise_on_error=False):
-        if isinstance(reply, Exception) and not str(reply).startswith("BUSYGROUP"):
-            raise reply
+
+    def claim(pipeline: Any, shard: int) -> None:
+        stream = keys.stream(shard, epochs[shard])
+        pipeline.xgroup_create(stream, GROUP, id="0", mkstream=True)
+
+    replies = nodes.ask(list(epochs), int, claim)
+    _check([reply for reply in replies if not str(reply).startswith("BUSYGROUP")])
 
 
-def write_flags(
-    client: redis.Redis, draining: Mapping[int, bool], epochs: Mapping[int, int]
-) -> None:
+def write_flags(nodes: RedisNodes, draining: Mapping[int, bool], epochs: Mapping[int, int]) -> None:
     """Say of shards whether they drain; with the drain end the streams of the epochs before."""
-    pipeline = client.pipeline(transaction=True)
-    for shard, is_draining in draining.items():
-        pipeline.hset(keys.fence(shard), "draining", int(is_draining))
-        if not is_draining:
-            epoch = epochs[shard]
-            for before in range(max(epoch - _OLDER_STREAMS, 0), epoch):
-                pipeline.unlink(keys.stream(shard, before))
-    pipeline.execute()
+
+    def flag(pipeline: Any, shard: int) -> None:
+        pipeline.hset(keys.fence(shard), "draining", int(draining[shard]))
+
+    def forget(pipeline: Any, shard: int) -> None:
+        before = range(max(epochs[shard] - _OLDER_STREAMS, 0), epochs[shard])
+        pipeline.unlink(*(keys.stream(shard, epoch) for epoch in before))
+
+    _check(nodes.ask(list(draining), int, flag))
+    over = [shard for shard, is_draining in draining.items() if not is_draining]
+    _check(nodes.ask(over, int, forget))
+
+
+def _check(replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
 
 
 def ask_process(pipeline: Any) -> None:

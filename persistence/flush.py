@@ -28,9 +28,10 @@ from persistence.database import now_ms
 from persistence.errors import RedisChanged, ShardBusy
 from persistence.posting import Posted
 from persistence.recovery import Cause, Drained, report_drained, suspect
-from persistence.streams import Reading, StreamReader, entries_added
+from persistence.streams import Reading, StreamReader, entries_added, is_told
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Flusher:
     def __init__(
         self,
         engine: Engine,
-        client: redis.Redis,
+        nodes: RedisNodes,
         metrics: WorkerMetrics,
         *,
         batch_events: int = 5_000,
@@ -70,8 +71,8 @@ class Flusher:
         behind_seconds: float = BEHIND_SECONDS,
     ) -> None:
         self._engine = engine
-        self._redis = client
-        self._reader = StreamReader(client)
+        self._nodes = nodes
+        self._reader = StreamReader(nodes)
         self._metrics = metrics
         self._batch_events = batch_events
         self._keep_ms = keep_seconds * 1000
@@ -152,7 +153,10 @@ class Flusher:
         with self._engine.connect() as connection:
             rows = connection.execute(_FENCED_SHARDS).all()
         infos = self._ask(rows, lambda pipeline, stream, _: pipeline.xinfo_stream(stream))
-        added = {row.shard: entries_added(info) for row, info in zip(rows, infos, strict=True)}
+        # The others' node is away, or they are just moving to another.
+        told = [(row, info) for row, info in zip(rows, infos, strict=True) if is_told(info)]
+        rows = [row for row, _ in told]
+        added = {row.shard: entries_added(info) for row, info in told}
         whole = [row for row in rows if added[row.shard] == row.flushed_events]
         self._publish([(r.shard, r.epoch, r.cursor) for r in whole if r.state != "suspect"])
         waiting = [row for row in rows if added[row.shard] > row.flushed_events]
@@ -160,7 +164,7 @@ class Flusher:
         oldest = {
             row.shard: int(entries[0][0].partition(b"-")[0])
             for row, entries in zip(waiting, first, strict=True)
-            if entries
+            if entries and not isinstance(entries, Exception)
         }
         self._gauge(rows, sum(added[row.shard] - row.flushed_events for row in waiting), oldest)
         # One that lacks entries is looked at once: then it is suspect.
@@ -174,10 +178,10 @@ class Flusher:
         return short + sorted(oldest, key=oldest.__getitem__)
 
     def _ask(self, rows: Sequence[Any], ask: Callable[[Any, str, Any], object]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
-        for row in rows:
+        def queue(pipeline: Any, row: Any) -> None:
             ask(pipeline, keys.stream(row.shard, row.epoch), row)
-        return pipeline.execute(raise_on_error=False)
+
+        return self._nodes.ask(rows, lambda row: int(row.shard), queue)
 
     def _gauge(self, rows: Sequence[Any], unflushed: int, oldest: dict[int, int]) -> None:
         lag_ms = now_ms() - min(oldest.values()) if oldest else 0
@@ -197,22 +201,29 @@ class Flusher:
         }
         if not news:
             return
-        pipeline = self._redis.pipeline(transaction=False)
-        for shard, cursor in news.items():
-            pipeline.set(keys.cursor(shard), cursor)
         try:
-            pipeline.execute()
-        except redis.RedisError:
+            replies = self._nodes.ask(
+                list(news),
+                int,
+                lambda pipeline, shard: pipeline.set(keys.cursor(shard), news[shard]),
+            )
+        except redis.RedisError as error:
+            replies = [error] * len(news)
+        said = [
+            s for s, reply in zip(news, replies, strict=True) if not isinstance(reply, Exception)
+        ]
+        self._published |= {shard: news[shard] for shard in said}
+        if len(said) < len(news):
             # The ledger has it; the next look says it again.
-            _log.warning("cursors not published", extra={"shards": len(news)})
-            return
-        self._published |= news
+            _log.warning("cursors not published", extra={"shards": len(news) - len(said)})
 
     def _trim(self, shard: int, epoch: int, last_id: str) -> None:
         """Drop what the ledger has held for long enough; what fails is done with the next batch."""
         keep_from = max(int(last_id.partition("-")[0]) - self._keep_ms, 0)
         with contextlib.suppress(redis.RedisError):
-            self._redis.xtrim(keys.stream(shard, epoch), minid=keep_from, approximate=True)
+            self._nodes.of(shard).xtrim(
+                keys.stream(shard, epoch), minid=keep_from, approximate=True
+            )
 
     def _count(self, result: FlushResult, seconds: float) -> None:
         self._metrics.flush_seconds.observe(seconds)

@@ -31,6 +31,7 @@ from persistence.reopening import Reopener
 from persistence.sweep import Sweeper
 from sidecar.errors import CreditsError
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -154,7 +155,7 @@ class WorkerJobs:
     def __init__(
         self,
         engine: Engine,
-        client: redis.Redis,
+        nodes: RedisNodes,
         metrics: WorkerMetrics,
         settings: Settings,
         *,
@@ -163,20 +164,20 @@ class WorkerJobs:
         self._engine = engine
         self._metrics = metrics
         self._bell = RefillBell(engine)
-        self._auditor = Auditor(engine, client, metrics, interval_s=settings.audit_interval_seconds)
-        self._flusher = self._new_flusher(client, settings)
+        self._auditor = Auditor(engine, nodes, metrics, interval_s=settings.audit_interval_seconds)
+        self._flusher = self._new_flusher(nodes, settings)
         self._opener = ShardOpener(
             engine,
-            client,
-            self._new_flusher(client, settings),
+            nodes,
+            self._new_flusher(nodes, settings),
             metrics,
             is_unsafe_allowed=settings.allow_unsafe_redis,
         )
         self.jobs: Final = [
             self._job("shards", self._opener.run_once, _LOOK_S),
             self._job("flush", self._flush, settings.flush_interval_ms / 1000, is_eager=True),
-            *self._account_jobs(client),
-            *self._recovery_jobs(client, settings),
+            *self._account_jobs(nodes),
+            *self._recovery_jobs(nodes, settings),
             self._job("partitions", self._partitions, 3600.0),
             self._job("dead_letters", self._dead_letters, 5.0),
             *(self._job(name, work, wait_s, is_eager=True) for name, work, wait_s in others),
@@ -224,20 +225,20 @@ class WorkerJobs:
         for job in jobs:
             job.join(max(deadline - time.monotonic(), 0.0))
 
-    def _new_flusher(self, client: redis.Redis, settings: Settings) -> Flusher:
+    def _new_flusher(self, nodes: RedisNodes, settings: Settings) -> Flusher:
         return Flusher(
             self._engine,
-            client,
+            nodes,
             self._metrics,
             batch_events=settings.flush_batch_events,
             keep_seconds=settings.stream_keep_seconds,
             behind_seconds=max(BEHIND_SECONDS, 4 * settings.flush_interval_ms / 1000),
         )
 
-    def _recovery_jobs(self, client: redis.Redis, settings: Settings) -> list[Job]:
+    def _recovery_jobs(self, nodes: RedisNodes, settings: Settings) -> list[Job]:
         registry = Registry(
             self._engine,
-            client,
+            nodes,
             self._metrics,
             lost_seconds=settings.sidecar_lost_seconds,
             dead_seconds=settings.sidecar_dead_seconds,
@@ -253,12 +254,12 @@ class WorkerJobs:
             return []
         return [self._job("audit", self._auditor.run_once, LOOK_SECONDS)]
 
-    def _account_jobs(self, client: redis.Redis) -> list[Job]:
+    def _account_jobs(self, nodes: RedisNodes) -> list[Job]:
         engine, metrics = self._engine, self._metrics
-        sender, asked = (RefillSender(engine, client, metrics) for _ in range(2))
-        loader = AccountLoader(engine, client, asked, Reopener(engine, metrics), metrics)
-        sweeper = Sweeper(engine, client, metrics)
-        drift = DriftSampler(engine, Comparer(engine, client, wait_s=_DRIFT_WAIT_S), metrics)
+        sender, asked = (RefillSender(engine, nodes, metrics) for _ in range(2))
+        loader = AccountLoader(engine, nodes, asked, Reopener(engine, metrics), metrics)
+        sweeper = Sweeper(engine, nodes, metrics)
+        drift = DriftSampler(engine, Comparer(engine, nodes, wait_s=_DRIFT_WAIT_S), metrics)
         return [
             self._job("refills", sender.run_once, _REFILL_POLL_S, wait=self._bell.wait),
             # Waiting for asks is its work: it is never idle.

@@ -38,6 +38,7 @@ from persistence.recovery import (
 )
 from sidecar.durable import require_durable
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -60,18 +61,18 @@ class ShardOpener:
     def __init__(
         self,
         engine: Engine,
-        client: redis.Redis,
+        nodes: RedisNodes,
         flusher: Flusher,
         metrics: WorkerMetrics,
         *,
         is_unsafe_allowed: bool = False,
     ) -> None:
         self._engine = engine
-        self._redis = client
+        self._nodes = nodes
         self._flusher = flusher
         self._metrics = metrics
         self._is_unsafe_allowed = is_unsafe_allowed
-        self._durable: RedisProcess | None = None
+        self._durable: set[RedisProcess] = set()
         self._waiting: dict[str, int] = {}
         self._rounds_waited = 0
 
@@ -87,11 +88,11 @@ class ShardOpener:
             waited_for = waiting_for(connection) if any(is_draining(row) for row in rows) else {}
         view = self._look(rows, ledger)
         self._gauge(rows, view, waited_for)
-        steps = {row.shard: diagnose(row, view)[0] for row in rows}
+        steps = {row.shard: diagnose(row, view)[0] for row in rows if row.shard in view.fences}
         if view.names(ledger) and not any(step is not Step.NOTHING for step in steps.values()):
             return 0
         opened = self.open_shards()
-        return len(rows) - len(opened.kept)
+        return len(view.fences) - len(opened.kept)
 
     def open_shards(self) -> Opened:
         """Bring ledger and fences together; raises what `run_once` does."""
@@ -103,7 +104,7 @@ class ShardOpener:
                 ledger = _ledger(connection)
                 view = self._look(rows, ledger)
                 plan = plan_round(rows, view, flushed)
-                self._write_plan(connection, plan, view.process)
+                self._write_plan(connection, plan, view)
             # Only now does Postgres have it: a fence must never outlive a rollback.
             self._write_fences(plan, view, ledger)
             with connection.begin():
@@ -113,7 +114,7 @@ class ShardOpener:
                 drained = finish_drains(connection, list(plan.steps))
             flags = {shard: plan.states[shard] == "draining" for shard in plan.having(Step.FLAG)}
             flags |= {one.shard: False for one in drained}
-            fences.write_flags(self._redis, flags, plan.epochs)
+            fences.write_flags(self._nodes, flags, plan.epochs)
         self._report(plan)
         report_drained(drained, self._metrics)
         return Opened(
@@ -124,27 +125,20 @@ class ShardOpener:
 
     # What the ledger gets ---------------------------------------------------------------------
 
-    def _write_plan(self, connection: Connection, plan: Plan, process: RedisProcess) -> None:
+    def _write_plan(self, connection: Connection, plan: Plan, view: View) -> None:
         firsts = plan.having(Step.OPEN)
-        values = {
-            "shards": firsts,
-            "epochs": [plan.epochs[shard] for shard in firsts],
-            "run_id": process.run_id,
-            "replid": process.replid,
-        }
-        connection.execute(sql.OPEN, values)
+        connection.execute(sql.OPEN, _values(firsts, plan, view))
         # Nothing of these generations was ever in Redis: they begin in the first epoch.
-        connection.execute(sql.ADOPT_GENERATIONS, values)
+        connection.execute(sql.ADOPT_GENERATIONS, {"shards": firsts})
         adopted = plan.having(Step.ADOPT)
-        fences.claim_streams(self._redis, {shard: plan.epochs[shard] for shard in adopted})
-        connection.execute(sql.ADOPT_PROCESS, values | {"shards": adopted})
+        fences.claim_streams(self._nodes, {shard: plan.epochs[shard] for shard in adopted})
+        connection.execute(sql.ADOPT_PROCESS, _values(adopted, plan, view))
         behind = plan.having(Step.CATCH_UP)
-        newer = {"shards": behind, "epochs": [plan.epochs[shard] for shard in behind]}
         cause = {"cause": Cause.LEDGER_BEHIND.value}
-        connection.execute(sql.CATCH_UP, values | newer | cause)
+        connection.execute(sql.CATCH_UP, _values(behind, plan, view) | cause)
         lost = {shard: plan.epochs[shard] for shard in plan.causes}
         if lost:
-            give_up(connection, lost, plan.causes, process)
+            give_up(connection, lost, plan.causes, view.processes)
 
     def _doubt_a_promoted_ledger(self) -> None:
         """Make every shard suspect when Postgres was promoted or restored since the last look.
@@ -163,7 +157,7 @@ class ShardOpener:
                     count = suspect_all(connection, Cause.LEDGER_PROMOTED)
                     _log.critical("Postgres was promoted or restored", extra={"shards": count})
             # Not before it is committed: Redis must not agree with a ledger that is not in doubt.
-            fences.write(self._redis, {}, ledger)
+            fences.write(self._nodes, {}, ledger)
 
     def _flush_suspects(self) -> set[int]:
         """Flush what Redis still has of suspect shards, before they are given up; return which.
@@ -191,27 +185,28 @@ class ShardOpener:
     # What Redis gets and says -----------------------------------------------------------------
 
     def _look(self, rows: Sequence[sa.Row[Any]], ledger: LedgerName) -> View:
-        view = fences.look(self._redis, [row.shard for row in rows])
+        view = fences.look(self._nodes, [row.shard for row in rows])
         if view.ledger is not None and view.ledger != ledger.id:
             raise RedisMismatch(
                 f"Redis holds the accounts of ledger {view.ledger}, but Postgres is ledger"
                 f" {ledger.id}: CREDITS_REDIS_URL and CREDITS_POSTGRES_URL do not belong"
                 " together."
             )
-        if not self._is_unsafe_allowed and self._durable != view.process:
-            require_durable(dict(self._redis.info()))
-            self._durable = view.process
+        if not self._is_unsafe_allowed and not self._durable.issuperset(view.processes.values()):
+            for client, _ in self._nodes.groups(view.fences, int):
+                require_durable(_info(client))
+            self._durable = set(view.processes.values())
         return view
 
     def _write_fences(self, plan: Plan, view: View, ledger: LedgerName) -> None:
         begun = {
-            shard: Fence(plan.epochs[shard], view.process, is_draining=shard in plan.causes)
+            shard: Fence(plan.epochs[shard], view.processes[shard], shard in plan.causes)
             for shard in plan.having(Step.OPEN, Step.GIVE_UP)
         }
         # A promotion that came just now is not passed over: the next round sees to it.
         seen = view.timeline if view.doubts(ledger) else None
         name = dataclasses.replace(ledger, timeline=seen or ledger.timeline)
-        fences.write(self._redis, begun, name)
+        fences.write(self._nodes, begun, name)
 
     @contextlib.contextmanager
     def _opening_alone(self) -> Iterator[Connection]:
@@ -227,8 +222,9 @@ class ShardOpener:
     # What people get --------------------------------------------------------------------------
 
     def _gauge(self, rows: Sequence[sa.Row[Any]], view: View, waited_for: dict[str, int]) -> None:
-        fenced = [row for row in rows if diagnose(row, view)[0] in _FENCED]
-        self._metrics.fenced_shards.set(len(fenced))
+        seen = [row for row in rows if row.shard in view.fences]
+        fenced = [row for row in seen if diagnose(row, view)[0] in _FENCED]
+        self._metrics.fenced_shards.set(len(rows) - len(seen) + len(fenced))
         self._metrics.draining_shards.set(sum(map(is_draining, rows)))
         self._metrics.waiting_for_sidecars.set(len(waited_for))
         self._rounds_waited = self._rounds_waited + 1 if waited_for else 0
@@ -254,6 +250,21 @@ class ShardOpener:
 def _ledger(connection: Connection) -> LedgerName:
     row = connection.execute(sql.LEDGER).one()
     return LedgerName(str(row.ledger_id), int(row.shards), timeline(connection))
+
+
+def _values(shards: Sequence[int], plan: Plan, view: View) -> dict[str, Any]:
+    processes = [view.processes[shard] for shard in shards]
+    return {
+        "shards": list(shards),
+        "epochs": [plan.epochs[shard] for shard in shards],
+        "run_ids": [process.run_id for process in processes],
+        "replids": [process.replid for process in processes],
+    }
+
+
+def _info(client: redis.Redis) -> dict[str, Any]:
+    info: Any = client.info()
+    return dict(info)
 
 
 def _about(shard: int, error: Exception) -> dict[str, object]:

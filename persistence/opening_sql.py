@@ -20,14 +20,18 @@ SUSPECTS: Final = sa.text("SELECT shard FROM shards WHERE state = 'suspect' ORDE
 
 _SHARD_LIST: Final = sa.bindparam("shards", type_=ARRAY(sa.Integer))
 _EPOCH_LIST: Final = sa.bindparam("epochs", type_=ARRAY(sa.Integer))
+_PROCESSES: Final = tuple(
+    sa.bindparam(name, type_=ARRAY(sa.Text)) for name in ("run_ids", "replids")
+)
 
 OPEN: Final = sa.text(
     """
     UPDATE shards s SET epoch = v.epoch, state = 'open', cursor = '0-0', flushed_events = 0,
-        run_id = :run_id, replid = :replid, is_fenced = false, cause = NULL
-    FROM unnest(:shards, :epochs) AS v (shard, epoch) WHERE s.shard = v.shard
+        run_id = v.run_id, replid = v.replid, is_fenced = false, cause = NULL
+    FROM unnest(:shards, :epochs, :run_ids, :replids) AS v (shard, epoch, run_id, replid)
+    WHERE s.shard = v.shard
     """
-).bindparams(_SHARD_LIST, _EPOCH_LIST)
+).bindparams(_SHARD_LIST, _EPOCH_LIST, *_PROCESSES)
 
 ADOPT_GENERATIONS: Final = sa.text(
     """
@@ -37,18 +41,22 @@ ADOPT_GENERATIONS: Final = sa.text(
 ).bindparams(_SHARD_LIST)
 
 ADOPT_PROCESS: Final = sa.text(
-    "UPDATE shards SET run_id = :run_id, replid = :replid, is_fenced = true"
-    " WHERE shard = ANY(:shards)"
-).bindparams(_SHARD_LIST)
+    """
+    UPDATE shards s SET run_id = v.run_id, replid = v.replid, is_fenced = true
+    FROM unnest(:shards, :run_ids, :replids) AS v (shard, run_id, replid)
+    WHERE s.shard = v.shard
+    """
+).bindparams(_SHARD_LIST, *_PROCESSES)
 
 # The flusher reads that stream from its beginning; then the shard is given up.
 CATCH_UP: Final = sa.text(
     """
     UPDATE shards s SET epoch = v.epoch, cursor = '0-0', flushed_events = 0, is_fenced = true,
-        run_id = :run_id, replid = :replid, state = 'suspect', cause = :cause
-    FROM unnest(:shards, :epochs) AS v (shard, epoch) WHERE s.shard = v.shard
+        run_id = v.run_id, replid = v.replid, state = 'suspect', cause = :cause
+    FROM unnest(:shards, :epochs, :run_ids, :replids) AS v (shard, epoch, run_id, replid)
+    WHERE s.shard = v.shard
     """
-).bindparams(_SHARD_LIST, _EPOCH_LIST)
+).bindparams(_SHARD_LIST, _EPOCH_LIST, *_PROCESSES)
 
 CONFIRM: Final = sa.text(
     """

@@ -6,16 +6,17 @@ know them, and gets them only after it has said on the same connection that it i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from persistence.errors import RedisChanged
 from sidecar import keys
+from sidecar.nodes import FAULTS, NoNode, RedisNodes
 from sidecar.scripts import Script, load_scripts
 
 Argument = str | int | bytes
@@ -39,15 +40,60 @@ class Call:
         return script
 
 
-def call_many(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
+def call_many(nodes: RedisNodes, calls: Sequence[Call]) -> list[Any]:
     """Run account scripts in their order and return their replies.
 
     Calls that follow each other for one account are one transaction.
 
     A reply is an array with the status first, or the error that Redis gave for that call alone.
-    Raises `RedisChanged` when another process answers, and the errors of redis-py when Redis
+    Raises `RedisChanged` when another process answers, and the errors of redis-py when a node
     cannot be reached; which calls ran is unknown then.
     """
+    return _on_each_node(nodes, calls, _call)
+
+
+def call_reachable(nodes: RedisNodes, calls: Sequence[Call]) -> list[Any]:
+    """Do as `call_many`, but let a node that fails be a reply for each of its calls.
+
+    Raises what `call_many` does when it is so with every node.
+    """
+    failures: list[Exception] = []
+    tried = 0
+
+    def call(client: redis.Redis, mine: Sequence[Call]) -> list[Any]:
+        nonlocal tried
+        tried += 1
+        try:
+            return _call(client, mine)
+        except (*FAULTS, RedisChanged) as error:
+            failures.append(error)
+            return [error] * len(mine)
+
+    replies = _on_each_node(nodes, calls, call)
+    if failures and len(failures) == tried:
+        raise failures[0]
+    return replies
+
+
+def is_away(reply: Any) -> bool:
+    """Tell whether a call had no reply, because its node could not be reached or is another."""
+    return isinstance(reply, Exception) and not isinstance(reply, ResponseError)
+
+
+def _on_each_node(
+    nodes: RedisNodes,
+    calls: Sequence[Call],
+    call: Callable[[redis.Redis, Sequence[Call]], list[Any]],
+) -> list[Any]:
+    replies: list[Any] = [NoNode("no node has the shard")] * len(calls)
+    for client, places in nodes.groups(range(len(calls)), lambda at: calls[at].shard):
+        answers = call(client, [calls[at] for at in places])
+        for at, answer in zip(places, answers, strict=True):
+            replies[at] = answer
+    return replies
+
+
+def _call(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     replies = _run(client, calls)
     if not any(isinstance(reply, NoScriptError) for reply in replies):
         return replies

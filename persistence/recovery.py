@@ -44,6 +44,8 @@ class Cause(StrEnum):
 
     RESTARTED = "redis_restarted"
     PROMOTED = "redis_promoted"
+    MOVED = "slot_moved"
+    """Another node of the cluster has it; the one that had it is still there."""
     FENCE_MISSING = "fence_missing"
     FENCE_DIFFERS = "fence_differs"
     INTERRUPTED = "interrupted"
@@ -107,9 +109,12 @@ def suspect_all(connection: Connection, cause: Cause, shards: Sequence[int] | No
 
 
 def give_up(
-    connection: Connection, epochs: Mapping[int, int], causes: Mapping[int, Cause], by: RedisProcess
+    connection: Connection,
+    epochs: Mapping[int, int],
+    causes: Mapping[int, Cause],
+    by: Mapping[int, RedisProcess],
 ) -> None:
-    """Begin new epochs of shards, decided by a process, that wait for every sidecar's journal.
+    """Begin new epochs of shards, decided by these processes, that wait for all journals.
 
     The caller holds the opening lock alone and the shards' rows.
     """
@@ -118,8 +123,8 @@ def give_up(
         "shards": order,
         "epochs": [epochs[shard] for shard in order],
         "causes": [causes[shard].value for shard in order],
-        "run_id": by.run_id,
-        "replid": by.replid,
+        "run_ids": [by[shard].run_id for shard in order],
+        "replids": [by[shard].replid for shard in order],
         "now": now_ms(),
     }
     connection.execute(_BEGIN_EPOCHS, values)
@@ -191,10 +196,15 @@ _SUSPECT_ALL: Final = sa.text(
 _BEGIN_EPOCHS: Final = sa.text(
     """
     UPDATE shards s SET epoch = v.epoch, cursor = '0-0', flushed_events = 0, state = 'draining',
-        is_fenced = false, run_id = :run_id, replid = :replid, cause = NULL
-    FROM unnest(:shards, :epochs) AS v (shard, epoch) WHERE s.shard = v.shard
+        is_fenced = false, run_id = v.run_id, replid = v.replid, cause = NULL
+    FROM unnest(:shards, :epochs, :run_ids, :replids) AS v (shard, epoch, run_id, replid)
+    WHERE s.shard = v.shard
     """
-).bindparams(_SHARD_LIST, _EPOCH_LIST)
+).bindparams(
+    _SHARD_LIST,
+    _EPOCH_LIST,
+    *(sa.bindparam(name, type_=ARRAY(sa.Text)) for name in ("run_ids", "replids")),
+)
 
 _BEGIN_DRAINS: Final = sa.text(
     """

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import redis
 from sqlalchemy import Engine
 
 from persistence.database import in_transaction, now_ms
-from persistence.pipelines import Call, call_many
+from persistence.pipelines import Call, call_reachable, is_away
 from persistence.recovery import Cause, suspect, suspect_refill_ahead
 from persistence.refill_rows import Refill, RefillRows, arguments
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,10 +50,10 @@ class Sent:
 class RefillSender:
     """Sends pending refills. One instance belongs to one thread."""
 
-    def __init__(self, engine: Engine, client: redis.Redis, metrics: WorkerMetrics) -> None:
+    def __init__(self, engine: Engine, nodes: RedisNodes, metrics: WorkerMetrics) -> None:
         self._engine = engine
         self._rows = RefillRows(engine)
-        self._redis = client
+        self._nodes = nodes
         self._metrics = metrics
         self._reported: set[str] = set()
 
@@ -92,7 +92,7 @@ class RefillSender:
         """Send refills once, in order; return those that Redis now has."""
         done: list[Refill] = []
         failed: set[str] = set()
-        replies = call_many(self._redis, [self._call(refill) for refill in pending])
+        replies = call_reachable(self._nodes, [self._call(refill) for refill in pending])
         for refill, reply in zip(pending, replies, strict=True):
             if refill.account in failed:
                 continue
@@ -115,13 +115,13 @@ class RefillSender:
             if number < refill.applied_refill_no:
                 return "behind"
             earlier = self._rows.between(number, refill)
-            for reply in call_many(self._redis, [self._call(one) for one in earlier]):
+            for reply in call_reachable(self._nodes, [self._call(one) for one in earlier]):
                 if _status(reply) not in _DONE:
                     return _status(reply)
         for _ in range(_EXPIRE_ROUNDS):
             call = self._call(refill)
             expire = Call("expire", refill.account, refill.shard, refill.epoch, refill.run_id)
-            status = _status(call_many(self._redis, [expire, call])[1])
+            status = _status(call_reachable(self._nodes, [expire, call])[1])
             if status != "again":
                 break
         return status
@@ -137,6 +137,9 @@ class RefillSender:
             _log.critical("Redis has refills that the ledger does not have", extra=fields)
 
     def _fail(self, refill: Refill, status: str, reply: Any, sent: Sent) -> None:
+        if is_away(reply):
+            sent.stuck.add(refill.account)
+            return  # its node is away: no fault of the refill
         cause = _LOST.get(status)
         (sent.lost if cause else sent.stuck).add(refill.account)
         if cause:
@@ -166,7 +169,7 @@ class RefillSender:
 
     def _redis_refill_no(self, refill: Refill) -> int:
         name = keys.account_keys(refill.account, refill.shard, refill.epoch)[0]
-        value: Any = self._redis.hget(name, "refill_no")
+        value: Any = self._nodes.of(refill.shard).hget(name, "refill_no")
         return int(value or 0)
 
     def _set_lag(self) -> None:

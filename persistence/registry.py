@@ -38,6 +38,7 @@ from persistence.sidecars import (
 from persistence.streams import entries_added
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Registry:
     def __init__(
         self,
         engine: Engine,
-        client: redis.Redis,
+        nodes: RedisNodes,
         metrics: WorkerMetrics,
         *,
         lost_seconds: float,
@@ -69,7 +70,7 @@ class Registry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
-        self._redis = client
+        self._nodes = nodes
         self._metrics = metrics
         self._lost_seconds = lost_seconds
         self._dead_seconds = dead_seconds
@@ -125,7 +126,7 @@ class Registry:
         for id, boot in confirmed.items():
             if id not in alive:
                 # With its sign, which may be old: who lives gives another one at once.
-                forget_signs(self._redis, id)
+                forget_signs(self._nodes.home, id)
                 _log.warning("sidecar must register anew", extra={"id": str(id), "boot": boot})
 
     # Going ------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ class Registry:
     def _goodbye(self, row: SidecarRow) -> int:
         """It had nothing left that is not in the ledger, and acknowledges nothing more."""
         done = self._end(row, "gone", "said goodbye")
-        forget_signs(self._redis, row.id)
+        forget_signs(self._nodes.home, row.id)
         return done
 
     def _watch(self, row: SidecarRow, sign: bytes | None) -> int:
@@ -172,17 +173,11 @@ class Registry:
         rows = self._read(sql.SHARDS)
         if not rows or not all(row.is_whole for row in rows):
             return None
-        pipeline = self._redis.pipeline(transaction=True)
-        ask_process(pipeline)
-        for row in rows:
-            pipeline.xinfo_stream(keys.stream(row.shard, row.epoch))
-        server, replication, *infos = pipeline.execute(raise_on_error=False)
-        process = _checked(process_of, server, replication)
-        if any(RedisProcess(row.run_id, row.replid) != process for row in rows):
-            raise RedisChanged("another Redis process answers than the ledger names")
-        places = [(row.shard, row.epoch) for row in rows]
-        target = dict(zip(places, map(entries_added, infos), strict=True))
-        return target if min(target.values()) >= 0 else None
+        target: dict[tuple[int, int], int] = {}
+        for client, mine in self._nodes.groups(rows, lambda row: int(row.shard)):
+            target |= _entries_of(client, mine)
+        is_whole = len(target) == len(rows) and min(target.values()) >= 0
+        return target if is_whole else None
 
     def _is_reached(self, target: Target) -> bool:
         with self._engine.connect() as connection:
@@ -193,7 +188,7 @@ class Registry:
 
         If it wakes now, it acknowledges nothing until it is registered again.
         """
-        return forget_signs(self._redis, id) == sign
+        return forget_signs(self._nodes.home, id) == sign
 
     def _end(self, row: SidecarRow, state: str, reason: str) -> int:
         try:
@@ -213,7 +208,7 @@ class Registry:
     # How --------------------------------------------------------------------------------------
 
     def _signs(self) -> tuple[dict[UUID, bytes], dict[UUID, str]]:
-        pipeline = self._redis.pipeline(transaction=True)
+        pipeline = self._nodes.home.pipeline(transaction=True)
         pipeline.hgetall(keys.REGISTERED)
         pipeline.hgetall(keys.SIDECARS)
         confirmed, signs = pipeline.execute()
@@ -237,8 +232,26 @@ class Registry:
             return list(connection.execute(query).all())
 
     def _confirm(self, id: UUID, boot: str) -> None:
-        client: Any = self._redis
+        client: Any = self._nodes.home
         client.hset(keys.REGISTERED, str(id), boot)
+
+
+def _entries_of(client: redis.Redis, rows: Sequence[Any]) -> dict[tuple[int, int], int]:
+    """Return what the streams of one node have had. Raises `RedisChanged`."""
+    # One connection, so one process: but it may become a replica in between.
+    pipeline = client.pipeline(transaction=False)
+    ask_process(pipeline)
+    for row in rows:
+        pipeline.xinfo_stream(keys.stream(row.shard, row.epoch))
+    ask_process(pipeline)
+    *said, last_server, last_replication = pipeline.execute(raise_on_error=False)
+    server, replication, *infos = said
+    for asked in ((server, replication), (last_server, last_replication)):
+        process = _checked(process_of, *asked)
+        if any(RedisProcess(row.run_id, row.replid) != process for row in rows):
+            raise RedisChanged("another Redis process answers than the ledger names")
+    places = [(row.shard, row.epoch) for row in rows]
+    return dict(zip(places, map(entries_added, infos), strict=True))
 
 
 def _checked(read: Callable[[Any, Any], RedisProcess], *replies: Any) -> RedisProcess:

@@ -15,6 +15,7 @@ from persistence.events import FIELD, MARK_FIELD, decode_event
 from persistence.fences import RedisProcess, ask_process, process_of
 from persistence.letters import DeadLetter, Entry
 from sidecar import keys
+from sidecar.nodes import RedisNodes
 
 RawEntry = tuple[bytes, list[bytes]]
 """A stream entry: its id, and its fields and values in turn."""
@@ -40,10 +41,8 @@ class Batch:
 class StreamReader:
     """Reads shards' streams."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        # The same connections, without redis-py's reworking of each entry.
-        self._redis = redis.Redis(connection_pool=client.connection_pool)
-        self._redis.set_response_callback("XRANGE", lambda reply, **_: reply)
+    def __init__(self, nodes: RedisNodes) -> None:
+        self._nodes = nodes
 
     def read(
         self, shard: int, epoch: int, cursor: str, count: int, process: RedisProcess
@@ -53,7 +52,10 @@ class StreamReader:
         Raises `RedisChanged` when that is not `process`, and the errors of redis-py.
         """
         stream = keys.stream(shard, epoch)
-        pipeline = self._redis.pipeline(transaction=True)
+        # The same connections, without redis-py's reworking of each entry.
+        client = redis.Redis(connection_pool=self._nodes.of(shard).connection_pool)
+        client.set_response_callback("XRANGE", lambda reply, **_: reply)
+        pipeline = client.pipeline(transaction=True)
         ask_process(pipeline)
         pipeline.xinfo_stream(stream)
         pipeline.xrange(stream, min=f"({cursor}", max="+", count=count)
@@ -66,16 +68,25 @@ class StreamReader:
         return Reading(list(entries), entries_added(info))
 
 
+def is_told(info: Any) -> bool:
+    """Tell whether XINFO's answer says anything: that there is no such stream is an answer too."""
+    return not isinstance(info, Exception) or _is_gone(info)
+
+
 def entries_added(info: Any) -> int:
     """Return how many entries a stream ever got, from XINFO's answer.
 
     -1 when it is gone, or is not the one that its epoch began with.
     """
-    if isinstance(info, ResponseError) and "no such key" in str(info):
+    if _is_gone(info):
         return -1
     if isinstance(info, Exception):
         raise info
     return int(info["entries-added"]) if info["groups"] else -1
+
+
+def _is_gone(info: Any) -> bool:
+    return isinstance(info, ResponseError) and "no such key" in str(info)
 
 
 def sorted_out(entries: Sequence[RawEntry]) -> Batch:

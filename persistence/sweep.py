@@ -10,9 +10,10 @@ import redis
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from persistence.pipelines import Call, call_many
+from persistence.pipelines import Call, call_reachable
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import FAULTS, RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -25,9 +26,9 @@ _ROUNDS: Final = 1_000
 class Sweeper:
     """Visits the accounts of which something is due. Several workers may run one."""
 
-    def __init__(self, engine: Engine, client: redis.Redis, metrics: WorkerMetrics) -> None:
+    def __init__(self, engine: Engine, nodes: RedisNodes, metrics: WorkerMetrics) -> None:
         self._engine = engine
-        self._redis = client
+        self._nodes = nodes
         self._metrics = metrics
         self._failing: set[str] = set()
 
@@ -52,21 +53,22 @@ class Sweeper:
         return swept
 
     def _due(self, shards: list[tuple[int, int, str]]) -> list[Call]:
-        """Return the calls for what is due by the clock of Redis."""
-        seconds, microseconds = self._redis.time()
-        now = int(seconds) * 1000 + int(microseconds) // 1000
-        pipeline = self._redis.pipeline(transaction=False)
-        for shard, _, _ in shards:
-            pipeline.zrangebyscore(keys.sweep(shard), "-inf", now, 0, SHARD_ACCOUNTS)
-        return [
-            Call("expire", name.decode(), *place)
-            for place, names in zip(shards, pipeline.execute(), strict=True)
-            for name in names
-        ]
+        """Return the calls for what is due by the clock of Redis: of each node its own."""
+        calls: list[Call] = []
+        failures: list[Exception] = []
+        groups = self._nodes.groups(shards, lambda place: place[0])
+        for client, places in groups:
+            try:
+                calls += _due_at(client, places)
+            except FAULTS as error:
+                failures.append(error)
+        if failures and len(failures) == len(groups):
+            raise failures[0]
+        return calls
 
     def _expire(self, calls: list[Call], failed: set[str]) -> list[Call]:
         """Make each call once; return those of accounts that have more to end."""
-        replies = call_many(self._redis, calls)
+        replies = call_reachable(self._nodes, calls)
         more = []
         for call, reply in zip(calls, replies, strict=True):
             status: Any = reply if isinstance(reply, Exception) else reply[0]
@@ -88,7 +90,7 @@ class Sweeper:
         Whoever asks for it next finds out; the sweep need not.
         """
         name = keys.account_keys(call.account, call.shard, call.epoch)[0]
-        pipeline: Any = self._redis.pipeline()
+        pipeline: Any = self._nodes.of(call.shard).pipeline()
         with pipeline:
             # If it is opened meanwhile, its place in the sweep is a new one, and stays.
             pipeline.watch(name)
@@ -100,6 +102,21 @@ class Sweeper:
             with contextlib.suppress(redis.WatchError):
                 pipeline.execute()
         return True
+
+
+def _due_at(client: Any, places: list[tuple[int, int, str]]) -> list[Call]:
+    seconds, microseconds = client.time()
+    now = int(seconds) * 1000 + int(microseconds) // 1000
+    pipeline = client.pipeline(transaction=False)
+    for shard, _, _ in places:
+        pipeline.zrangebyscore(keys.sweep(shard), "-inf", now, 0, SHARD_ACCOUNTS)
+    replies = pipeline.execute(raise_on_error=False)
+    return [
+        Call("expire", name.decode(), *place)
+        for place, names in zip(places, replies, strict=True)
+        if not isinstance(names, Exception)  # it is just moving to another node
+        for name in names
+    ]
 
 
 _OPEN_SHARDS: Final = sa.text(

@@ -1,7 +1,8 @@
 """The key space in Redis: every key that any script or role uses is made here.
 
 The hash tag `{sNNN}` of a shard is in all keys of its accounts and of its usage stream, so one
-script updates them together, on one Redis or on a cluster. `lua/README.md` says what each holds.
+script updates them together, on one Redis or on a cluster. What belongs to no shard has the tag
+`{credits}`. `lua/README.md` says what each holds.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from typing import Final
 SHARDS: Final = 64
 """Shards of a new ledger. Fixed when the ledger is made; read it from there afterwards."""
 
-META: Final = "credits:meta"
+META: Final = "{credits}:meta"
 """Hash, written by a worker: `shards`, `ledger` (its UUID), `timeline` (of its Postgres)."""
 
-ASK: Final = "credits:ask"
+ASK: Final = "{credits}:ask"
 """List of `<channel> <account>`: accounts that a sidecar does not find in Redis."""
 
-SIDECARS: Final = "credits:sidecars"
+SIDECARS: Final = "{credits}:sidecars"
 """Hash: id of a sidecar -> its last sign of life, as JSON."""
 
-REGISTERED: Final = "credits:registered"
+REGISTERED: Final = "{credits}:registered"
 """Hash, written by workers: id of a sidecar -> the boot that Postgres knows."""
 
 ANSWER_CHANNEL_PREFIX: Final = "credits:answer:"

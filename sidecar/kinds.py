@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sidecar import deployment
+
 # The kernel's limit for a socket's path is 107 bytes on Linux and 103 on macOS.
 _SOCKET_PATH_BYTES: Final = 103
 
@@ -78,6 +80,11 @@ def url(*schemes: str) -> Kind:
     return Kind(parse, "a URL that begins with " + " or ".join(f"{name}://" for name in schemes))
 
 
+def _redis_url(text: str) -> Url:
+    deployment.parse(text)
+    return Url(text)
+
+
 def is_loopback(address: str) -> bool:
     """Tell whether only this machine reaches an address of the kind `ADDRESS`."""
     if address.startswith("unix:"):
@@ -134,4 +141,9 @@ NAME: Final = Kind(_name, "1 to 100 printable ASCII characters without spaces")
 PATH: Final = Kind(Path, "a path")
 SECRET: Final = Kind(_secret, "printable ASCII without spaces", is_secret=True)
 SECRETS: Final = Kind(_secrets, "a comma-separated list without blank elements", is_secret=True)
+REDIS_URL: Final = Kind(
+    _redis_url,
+    "redis://, rediss:// or unix://, redis+sentinel://host:port,…/service"
+    " or redis+cluster://host:port,…",
+)
 HTTP_URL: Final = url("http", "https")

@@ -18,6 +18,7 @@ from sidecar.kinds import (
     HTTP_URL,
     NAME,
     PATH,
+    REDIS_URL,
     SECRET,
     SECRETS,
     Kind,
@@ -56,7 +57,7 @@ class Settings:
 
     redis_url: str = field(
         default=Url("redis://127.0.0.1:6379/0"),
-        metadata=_about(url("redis", "rediss", "unix"), "The Redis that decides."),
+        metadata=_about(REDIS_URL, "The Redis that decides: one, with sentinels, or a cluster."),
     )
     postgres_url: str = field(
         default=Url(""),

@@ -9,12 +9,9 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-import redis
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
-from redis.retry import Retry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,6 +25,7 @@ from persistence.jobs import WorkerJobs
 from sidecar import server
 from sidecar.billing.inbox import InboxJob
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 from sidecar.settings import Settings
 from sidecar.web import json_answer
 
@@ -107,26 +105,21 @@ def _jobs(settings: Settings, registry: CollectorRegistry) -> Iterator[WorkerJob
     engine = make_engine(
         settings.postgres_url, application_name="credit-sidecar worker", pool_size=_CONNECTIONS
     )
-    # Longer than the blocking read of one job. Repeats are the jobs' own.
-    client = redis.Redis.from_url(
-        settings.redis_url,
-        socket_timeout=_REDIS_SECONDS,
-        socket_connect_timeout=_REDIS_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
+    # Longer than the blocking read of one job.
+    nodes = RedisNodes.of_url(settings.redis_url, timeout_s=_REDIS_SECONDS)
     metrics = WorkerMetrics(registry)
     try:
         schema.check(engine)
         inbox = InboxJob(engine, metrics)
         yield WorkerJobs(
             engine,
-            client,
+            nodes,
             metrics,
             settings,
             others=[("stripe_inbox", inbox.run_once, _INBOX_EVERY_SECONDS)],
         )
     finally:
-        client.close()
+        nodes.close()
         engine.dispose()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sidecar.commands.environment import client_settings, data_dir_option, json_option
-from sidecar.commands.stores import ledger_of, redis_of
+from sidecar.commands.stores import ledger_of, nodes_of
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def _audit(
 
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(ledger_of(settings, "audit"))
-        client = stack.enter_context(redis_of(settings)) if has_redis else None
+        nodes = stack.enter_context(nodes_of(settings)) if has_redis else None
         return audits.audit(
-            engine, client, progress=progress, accounts=accounts or None, wait_s=wait_seconds
+            engine, nodes, progress=progress, accounts=accounts or None, wait_s=wait_seconds
         )
 
 

@@ -13,7 +13,7 @@ from sidecar.commands import dev_state
 from sidecar.settings import Settings, variable_of
 
 if TYPE_CHECKING:
-    import redis
+    from sidecar.nodes import RedisNodes
 
 _REDIS_SECONDS = 10.0
 
@@ -52,13 +52,11 @@ def client_settings(data_dir: Path | None) -> Settings:
     return Settings.from_environment({**process_environment(), **variables})
 
 
-def redis_client(settings: Settings) -> redis.Redis:
-    """Return a client of Redis for a command. Nothing is connected yet."""
-    import redis
+def redis_nodes(settings: Settings) -> RedisNodes:
+    """Return the nodes of Redis for a command. Nothing is connected yet."""
+    from sidecar.nodes import RedisNodes
 
-    return redis.Redis.from_url(
-        settings.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
-    )
+    return RedisNodes.of_url(settings.redis_url, timeout_s=_REDIS_SECONDS)
 
 
 def data_dir_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sidecar.commands.environment import redis_client
+from sidecar.commands.environment import redis_nodes
 from sidecar.errors import LedgerUnavailable, StoreUnavailable
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
     import redis
     from sqlalchemy import Engine
+
+    from sidecar.nodes import RedisNodes
 
 
 @contextlib.contextmanager
@@ -39,14 +41,21 @@ def ledger_of(settings: Settings, command: str) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
-def redis_of(settings: Settings) -> Iterator[redis.Redis]:
-    """Have a client of Redis. Raises `StoreUnavailable` for what Redis raises."""
-    import redis
+def nodes_of(settings: Settings) -> Iterator[RedisNodes]:
+    """Have the nodes of Redis. Raises `StoreUnavailable` for what Redis raises."""
+    from sidecar.nodes import FAULTS
 
-    client = redis_client(settings)
+    nodes = redis_nodes(settings)
     try:
-        yield client
-    except (redis.RedisError, OSError) as error:
+        yield nodes
+    except FAULTS as error:
         raise StoreUnavailable(f"Redis ({settings.redis_url!r}): {error}") from error
     finally:
-        client.close()
+        nodes.close()
+
+
+@contextlib.contextmanager
+def redis_of(settings: Settings) -> Iterator[redis.Redis]:
+    """Have the node of Redis with what belongs to no shard. Raises `StoreUnavailable`."""
+    with nodes_of(settings) as nodes:
+        yield nodes.home

@@ -18,7 +18,7 @@ from starlette.routing import Route as PathRoute
 from persistence.database import make_engine
 from sidecar.billing.webhook import WebhookReader
 from sidecar.control.accounts import AccountHandlers, GrantHandlers
-from sidecar.control.balances import RedisReader, connect
+from sidecar.control.balances import RedisReader
 from sidecar.control.health import HealthHandlers
 from sidecar.control.ledger import Ledger
 from sidecar.control.queries import INSTANTS, PAGING, USAGE
@@ -29,6 +29,7 @@ from sidecar.control.stripe_inbox import StripeHandlers
 from sidecar.domain import AccountStatus
 from sidecar.errors import ErrorCode, Refusal
 from sidecar.metrics import ControlMetrics
+from sidecar.nodes import RedisNodes
 from sidecar.settings import Settings
 from sidecar.web import refusal_answer
 
@@ -59,8 +60,9 @@ def build(settings: Settings) -> Starlette:
     engine = make_engine(
         settings.postgres_url, application_name="credit-sidecar control", pool_size=THREADS
     )
-    client = connect(settings.redis_url, settings.redis_timeout_ms)
-    ledger, redis = Ledger(engine), RedisReader(client)
+    timeout_s = settings.redis_timeout_ms / 1000
+    nodes = RedisNodes.of_url(settings.redis_url, timeout_s=timeout_s)
+    ledger, redis = Ledger(engine), RedisReader(nodes)
     reader = WebhookReader(settings.stripe_webhook_secret, settings.stripe_secret_key, time.time)
     handlers = Handlers(
         AccountHandlers(ledger, redis),
@@ -75,7 +77,7 @@ def build(settings: Settings) -> Starlette:
     async def lifespan(_: Any) -> AsyncIterator[None]:
         yield
         engine.dispose()
-        client.close()
+        nodes.close()
 
     return application(routes, Gatekeeper((settings.admin_token,), metrics), lifespan)
 

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
-from redis.retry import Retry
 
 from persistence.errors import RedisChanged
 from persistence.pipelines import call_many
 from persistence.places import Place
 from sidecar.errors import ErrorCode, Refusal
+from sidecar.nodes import RedisNodes
 from sidecar.records import HoldRecord, decode_hold
 
 log: Final = logging.getLogger(__name__)
@@ -36,21 +34,11 @@ class Balance:
     held: int
 
 
-def connect(url: str, timeout_ms: int) -> redis.Redis:
-    """Return a client that gives up after `timeout_ms` and repeats nothing."""
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_ms / 1000,
-        socket_connect_timeout=timeout_ms / 1000,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
 class RedisReader:
     """Reads accounts in Redis."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
+    def __init__(self, nodes: RedisNodes) -> None:
+        self._nodes = nodes
 
     def balances(self, places: Sequence[Place]) -> dict[str, Balance]:
         """Return what Redis says of each account; those of which it says nothing are left out."""
@@ -94,7 +82,7 @@ class RedisReader:
             return None
         _, _, _, open_key, _, _, even_key, odd_key, _ = place.keys()
         try:
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = self._nodes.of(place.shard).pipeline(transaction=False)
             for key in (open_key, even_key, odd_key):
                 pipeline.hget(key, id)
             found = [record for record in pipeline.execute() if record]
@@ -104,11 +92,11 @@ class RedisReader:
 
     def _packed_holds(self, place: Place) -> dict[bytes, bytes]:
         # In steps: one HGETALL of very many holds would keep decisions waiting.
-        scan = self._client.hscan_iter(place.keys()[3], count=_HOLDS_A_SCAN)
+        scan = self._nodes.of(place.shard).hscan_iter(place.keys()[3], count=_HOLDS_A_SCAN)
         return dict(cast(Any, scan))
 
     def _ask_all(self, places: Sequence[Place]) -> list[Any]:
-        replies = call_many(self._client, [place.call("balance", 0) for place in places])
+        replies = call_many(self._nodes, [place.call("balance", 0) for place in places])
         # One by one what needs more than one call: much that expires.
         return [
             self._ask(place) if isinstance(reply, list) and reply[0] == b"again" else reply
@@ -118,7 +106,7 @@ class RedisReader:
     def _ask(self, place: Place) -> list[Any]:
         calls = [place.call("balance", 0)]
         for _ in range(_EXPIRE_ROUNDS):
-            reply = call_many(self._client, calls)[-1]
+            reply = call_many(self._nodes, calls)[-1]
             if isinstance(reply, Exception):
                 raise reply
             if reply[0] != b"again":

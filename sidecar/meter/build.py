@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from sidecar.deployment import parse
 from sidecar.errors import JournalDamaged
 from sidecar.meter.acknowledge import Acknowledger
 from sidecar.meter.afterwards import Afterwards
@@ -22,11 +23,13 @@ from sidecar.meter.earlier import Earlier
 from sidecar.meter.entries import decode
 from sidecar.meter.hand_in import HandIn
 from sidecar.meter.journal import Journal
-from sidecar.meter.lease import Identity, Lease
+from sidecar.meter.lease import Lease
 from sidecar.meter.loader import AccountLoader
+from sidecar.meter.looks import Identity, Looker
+from sidecar.meter.nodes import Nodes
 from sidecar.meter.outage import Outage
 from sidecar.meter.shelf import Shelf
-from sidecar.meter.store import Store, connect
+from sidecar.meter.store import Store
 from sidecar.meter.watch import Watch
 from sidecar.metrics import JournalMetrics, MeterMetrics
 from sidecar.pricing.book import load_book
@@ -41,7 +44,6 @@ class Parts:
 
     journal: Journal
     loader: AccountLoader
-    lease: Lease
     store: Store
     watch: Watch
     decider: Decider
@@ -61,7 +63,6 @@ def build(settings: Settings) -> Starlette:
         await parts.watch.start()
         yield
         await parts.watch.leave(settings.shutdown_grace_ms / 1000)
-        await parts.lease.close()
         await parts.store.close()
         await parts.journal.close()
 
@@ -81,20 +82,21 @@ def _journal(settings: Settings, registry: CollectorRegistry) -> Journal:
 def _parts(settings: Settings, metrics: MeterMetrics, journal: Journal) -> Parts:
     book = load_book(settings.price_book)
     timeout_ms = settings.redis_timeout_ms
-    client = connect(settings.redis_url, timeout_ms, settings.redis_connections)
+    nodes = Nodes(
+        parse(settings.redis_url), timeout_ms=timeout_ms, connections=settings.redis_connections
+    )
     shelf = Shelf(journal)
     allowances: dict[str, int] = {}
     debts = Debts(shelf, allowances, metrics)
-    lease = Lease(
-        client,
-        shelf,
+    looker = Looker(
+        nodes,
         Identity.of(journal.sidecar_id, settings.sidecar_name),
-        metrics,
         timeout_ms=timeout_ms,
         is_unsafe_allowed=settings.allow_unsafe_redis,
     )
-    loader = AccountLoader(client, wait_ms=settings.load_wait_ms)
-    store = Store(client, lease, loader, metrics, allowances, timeout_ms=timeout_ms)
+    lease = Lease(looker, shelf, metrics)
+    loader = AccountLoader(nodes, wait_ms=settings.load_wait_ms)
+    store = Store(nodes, lease, loader, metrics, allowances, timeout_ms=timeout_ms)
     acknowledger = Acknowledger(journal, shelf, lease, store, settings.redis_memory_refuse_percent)
     afterwards = Afterwards(store, shelf, acknowledger, debts, metrics)
     _recover(journal, shelf, afterwards)
@@ -105,7 +107,7 @@ def _parts(settings: Settings, metrics: MeterMetrics, journal: Journal) -> Parts
     hand_in = HandIn(store, lease, shelf, journal.sidecar_id, metrics)
     alarm = settings.redis_memory_alarm_percent
     watch = Watch(lease, shelf, journal, hand_in, afterwards, debts, metrics, alarm_percent=alarm)
-    return Parts(journal, loader, lease, store, watch, decider)
+    return Parts(journal, loader, store, watch, decider)
 
 
 def _recover(journal: Journal, shelf: Shelf, afterwards: Afterwards) -> None:

@@ -38,12 +38,8 @@ class HandIn:
         self._sidecar_id = sidecar_id
         self._metrics = metrics
 
-    async def run(self, epochs: dict[int, int]) -> None:
+    async def run(self, places: Sequence[Place]) -> None:
         """Hand in to some shards in their present epochs; what fails is tried again later."""
-        scripts = self._lease.scripts
-        if scripts is None:
-            return
-        places = [Place(shard, epoch, scripts) for shard, epoch in epochs.items()]
         for some in _chunks(places, _SHARDS_AT_ONCE):
             if not all(await asyncio.gather(*map(self._try, some))):
                 return

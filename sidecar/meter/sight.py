@@ -1,7 +1,8 @@
-"""What one look at Redis says: which process it is, whether it knows us, and every shard's fence.
+"""What a look at Redis says: which processes there are, whether they know us, and the fences.
 
-All of it comes over one connection, so from one process; the fences are read after the answer
-about the registration, so that one that is registered sees every fence from then on.
+What belongs to no shard is asked first, of the home node: so one that is registered sees every
+fence from then on. What a node says of itself and its shards' fences come over one connection, so
+from one process.
 """
 
 from __future__ import annotations
@@ -29,12 +30,18 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What was seen. `boot` is the one that workers have confirmed of this sidecar."""
+class Home:
+    """What belongs to no shard. `boot` is the one that workers have confirmed of this sidecar."""
 
-    info: Mapping[str, str]
     shards: int
     boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen of one node: the process, and the fences of the shards that it has."""
+
+    info: Mapping[str, str]
     fences: Mapping[int, Fence]
 
     @property
@@ -46,31 +53,44 @@ class Sight:
         return int(self.info.get("used_memory") or 0) / limit if limit else 0.0
 
 
-async def look(wire: Wire, sidecar_id: str, beat: bytes) -> Sight:
-    """Give a sign of life and return what there is to see.
+async def look_home(wire: Wire, sidecar_id: str, beat: bytes) -> Home:
+    """Give a sign of life, and return what there is to see at the home node.
 
-    Raises `ReadOnlyError` when a replica answers, and what `Wire.ask` raises.
+    Raises what `Wire.ask` raises, and the error that the node answers: `ReadOnlyError` when it is
+    a replica.
     """
-    first = _all(
+    shards, _, boot = _all(
         await wire.ask(
             [
-                ("INFO", *_SECTIONS),
                 ("HGET", keys.META, "shards"),
                 ("HSET", keys.SIDECARS, sidecar_id, beat),
                 ("HGET", keys.REGISTERED, sidecar_id),
             ]
         )
     )
-    info, shards, _, boot = first
+    return Home(int(shards or 0), (boot or b"").decode())
+
+
+async def look(wire: Wire, shards: Sequence[int]) -> Sight:
+    """Return what there is to see at a node with these shards.
+
+    Raises `ReadOnlyError` when it is a replica, and what `Wire.ask` raises.
+    """
+    info, *parts = await wire.ask([("INFO", *_SECTIONS), *_fence_commands(shards)])
+    if isinstance(info, Exception):
+        raise info
     said = _fields(info)
     if said.get("role") != "master":
         raise ReadOnlyError("the Redis that answers is a replica")
-    count = int(shards or 0)
-    parts = _all(await wire.ask(_fence_commands(count))) if count else []
     process = said["run_id"].encode(), said["master_replid"].encode()
-    found = {s: _fence(parts[2 * s], parts[2 * s + 1], process) for s in range(count)}
+    # A shard that is not here, or just moves away, is answered with an error: it has no fence here.
+    found = {
+        shard: _fence(fields, cursor, process)
+        for shard, fields, cursor in zip(shards, parts[::2], parts[1::2], strict=True)
+        if not isinstance(fields, Exception) and not isinstance(cursor, Exception)
+    }
     fences = {shard: fence for shard, fence in found.items() if fence is not None}
-    return Sight(said, count, (boot or b"").decode(), fences)
+    return Sight(said, fences)
 
 
 def _all(replies: list[Any]) -> list[Any]:
@@ -85,9 +105,9 @@ def _fields(info: bytes) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _fence_commands(shards: int) -> Sequence[Command]:
+def _fence_commands(shards: Sequence[int]) -> Sequence[Command]:
     commands: list[Command] = []
-    for shard in range(shards):
+    for shard in shards:
         commands.append(("HMGET", keys.fence(shard), "epoch", "run_id", "replid", "draining"))
         commands.append(("GET", keys.cursor(shard)))
     return commands

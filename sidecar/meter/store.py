@@ -13,42 +13,27 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoScriptError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
 from sidecar import keys
 from sidecar.errors import ErrorCode, Refusal, StoreUnavailable
 from sidecar.meter.entries import Argument
 from sidecar.meter.lease import Lease, Place
 from sidecar.meter.loader import AccountLoader
+from sidecar.meter.nodes import Node, Nodes
 from sidecar.meter.wire import FAULTS
 from sidecar.metrics import MeterMetrics
 
 log: Final = logging.getLogger(__name__)
 
 _EXPIRE_ROUNDS: Final = 64
-
-
-def connect(url: str, timeout_ms: int, connections: int) -> Redis:
-    """Return a client whose calls are never repeated: a repeat would run a script twice.
-
-    A new connection says nothing before its first call. (RESP3 and the driver's name would cost
-    four commands; 64 connections opened by a burst would then not be there in time.)
-    """
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=connections,
-        timeout=timeout_ms / 1000,
-        socket_timeout=timeout_ms / 1000,
-        socket_connect_timeout=timeout_ms / 1000,
-        retry=Retry(NoBackoff(), 0),
-        retry_on_error=[],
-        protocol=2,
-        driver_info=None,
-    )
-    return Redis(connection_pool=pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +61,7 @@ class Store:
 
     def __init__(
         self,
-        client: Redis,
+        nodes: Nodes,
         lease: Lease,
         loader: AccountLoader,
         metrics: MeterMetrics,
@@ -84,7 +69,7 @@ class Store:
         *,
         timeout_ms: int,
     ) -> None:
-        self._client = client
+        self._nodes = nodes
         self._lease = lease
         self._loader = loader
         self._metrics = metrics
@@ -110,7 +95,9 @@ class Store:
     async def event(self, place: Place, stream_id: str) -> bytes:
         """Return a usage event that is in the stream, or nothing when it is there no more."""
         stream = keys.stream(place.shard, place.epoch)
-        entries = await self._call(self._client.xrange(stream, stream_id, stream_id))
+        entries = await self._call(
+            place.node, place.node.client.xrange(stream, stream_id, stream_id)
+        )
         return bytes(entries[0][1][b"e"]) if entries else b""
 
     async def hand_in(self, place: Place, mark: str, events: list[bytes]) -> str | None:
@@ -121,13 +108,13 @@ class Store:
         """
         names = keys.fence(place.shard), keys.stream(place.shard, place.epoch)
         script = place.scripts.hand_in
-        reply = await self._evaluate(script.sha, names, (place.epoch, mark, *events))
+        reply = await self._evaluate(place.node, script.sha, names, (place.epoch, mark, *events))
         return reply[1].decode() if reply[0] == b"appended" else None
 
     async def close(self) -> None:
         """Close all connections."""
         await self._loader.close()
-        await self._client.aclose()
+        await self._nodes.close()
 
     async def _run_once(self, verb: str, account: str, args: tuple[Argument, ...]) -> Decision:
         place = self._lease.place(account)
@@ -136,7 +123,7 @@ class Store:
             return await self._run_at(place, verb, names, args, account)
         except _Unknown:
             # Redis did nothing: it has no such script, after a flush of them or a restart.
-            await self._lease.renew()
+            await self._lease.renew(place.node)
             place = self._lease.place(account)
             names = keys.account_keys(account, place.shard, place.epoch)
             return await self._run_at(place, verb, names, args, account)
@@ -151,13 +138,13 @@ class Store:
     ) -> Decision:
         script = getattr(place.scripts, verb)
         for _ in range(_EXPIRE_ROUNDS):
-            reply = await self._evaluate(script.sha, names, (place.epoch, *args))
+            reply = await self._evaluate(place.node, script.sha, names, (place.epoch, *args))
             if reply[0] in _ABSENT:
                 return Decision(reply, place)
             trail = reply.pop()
             if reply[0] != b"again":
                 return self._decision(reply, trail, place, account)
-            await self._evaluate(place.scripts.expire.sha, names, (place.epoch,))
+            await self._evaluate(place.node, place.scripts.expire.sha, names, (place.epoch,))
         raise StoreUnavailable("too much of the account expires at once")
 
     def _decision(self, reply: list[Any], trail: list[Any], place: Place, account: str) -> Decision:
@@ -179,12 +166,12 @@ class Store:
             raise StoreUnavailable(f"the account could not be loaded: {outcome}")
 
     async def _evaluate(
-        self, sha: str, names: tuple[str, ...], args: tuple[Argument, ...]
+        self, node: Node, sha: str, names: tuple[str, ...], args: tuple[Argument, ...]
     ) -> list[Any]:
-        call = cast(Callable[..., Awaitable[list[Any]]], self._client.evalsha)
-        return cast(list[Any], await self._call(call(sha, len(names), *names, *args)))
+        call = cast(Callable[..., Awaitable[list[Any]]], node.client.evalsha)
+        return cast(list[Any], await self._call(node, call(sha, len(names), *names, *args)))
 
-    async def _call(self, call: Awaitable[Any]) -> Any:
+    async def _call(self, node: Node, call: Awaitable[Any]) -> Any:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -192,14 +179,16 @@ class Store:
         except NoScriptError as error:
             raise _Unknown(str(error)) from error
         except FAULTS as error:
-            raise self._failed(error) from error
+            raise self._failed(node, error) from error
         self._metrics.redis_seconds.observe(time.perf_counter() - started)
         return reply
 
-    def _failed(self, error: Exception) -> StoreUnavailable:
+    def _failed(self, node: Node, error: Exception) -> StoreUnavailable:
         self._metrics.redis_errors.labels(type(error).__name__).inc()
         if isinstance(error, ReadOnlyError):
-            self._lease.give_up()
+            self._lease.give_up(node)
+        elif isinstance(error, _MOVING):
+            self._lease.suspect()  # the slot has another node, or will have it soon
         elif isinstance(error, ResponseError):
             log.error("Redis refused a call", extra={"error": str(error)})
         else:
@@ -211,4 +200,5 @@ class _Unknown(StoreUnavailable):
     """Raised when Redis does not know a script."""
 
 
+_MOVING: Final = (AskError, TryAgainError, ClusterDownError)  # `MovedError` is an `AskError`
 _ABSENT: Final = (b"unknown", b"fenced")

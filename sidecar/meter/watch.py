@@ -86,9 +86,8 @@ class Watch:
             fields = {"unconfirmed": len(self._shelf.unconfirmed)}
             log.warning("leaving before the ledger has confirmed everything", extra=fields)
             return
-        self._lease.is_leaving = True
         with contextlib.suppress(StoreUnavailable, SettingsError):
-            await self._lease.refresh()
+            await self._lease.leave()
 
     def _is_needed(self) -> bool:
         return bool(len(self._shelf.unconfirmed) or self._debts.pending_accounts())

@@ -48,8 +48,8 @@ def check_said(
 
 def check_audit(stack: Stack, verdict: Verdict) -> None:
     """Audit without a process of its own: each line must be zero."""
-    with stack.master.client() as client:
-        report = audit(stack.engine, client, wait_s=5.0)
+    with stack.redis() as nodes:
+        report = audit(stack.engine, nodes, wait_s=5.0)
     for line in report.lines:
         is_excused = bool(verdict.lost) and line.name in _OF_WHAT_IS_LOST
         if not line.is_ok and not is_excused:
@@ -64,7 +64,7 @@ def check_audit_command(stack: Stack, *, is_excused: bool) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-m", "sidecar", "audit", "--json"],
         env={
-            "CREDITS_REDIS_URL": stack.master.url,
+            "CREDITS_REDIS_URL": stack.redis_url,
             "CREDITS_POSTGRES_URL": stack.postgres.url(),
         },
         capture_output=True,

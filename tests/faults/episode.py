@@ -28,7 +28,7 @@ from tests.faults.cycle import Cycle, Passed, run_cycle
 from tests.faults.flows import Account
 from tests.faults.history import History
 from tests.faults.load import Load
-from tests.faults.stack import Stack
+from tests.faults.stack import Redis, Stack
 from tests.faults.truth import make_accounts, read_truth, top_up
 
 _RICH: Final = 10_000_000_000
@@ -44,6 +44,7 @@ class Row:
     `is_lossy`: a Redis is lost, so that ids may be forgotten that nobody acknowledged. `is_last`:
     what it breaks stays broken, so that the next row needs a stack of its own.
     `setting`: what the row needs of the stack beside what it has. `most_cycles`: it is long.
+    `redis`: on how many servers.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Row:
     setting: Callable[[Stack], AbstractContextManager[object]] = lambda _: nullcontext()
     manners: Manners = ORDINARY
     most_cycles: int | None = None
+    redis: Redis = Redis.ONE
     why_not: Callable[[], str | None] = lambda: None
 
 

@@ -78,11 +78,12 @@ def _of_ledger(stack: Stack) -> Iterator[str]:
 def _of_streams(stack: Stack) -> Iterator[str]:
     with stack.engine.connect() as connection:
         rows = connection.execute(_SHARDS).all()
-    with stack.master.client() as client:
-        pipeline = client.pipeline(transaction=False)
-        for row in rows:
-            pipeline.xinfo_stream(keys.stream(row.shard, row.epoch))
-        infos = pipeline.execute(raise_on_error=False)
+    with stack.redis() as nodes:
+        infos = nodes.ask(
+            rows,
+            lambda row: int(row.shard),
+            lambda pipeline, row: pipeline.xinfo_stream(keys.stream(row.shard, row.epoch)),
+        )
     behind = [row.shard for row, info in zip(rows, infos, strict=True) if _is_behind(row, info)]
     if behind:
         yield f"shards with events that are not flushed: {behind}"

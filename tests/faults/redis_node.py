@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from unittest.mock import patch
@@ -26,12 +27,19 @@ class RedisNode:
     `environment` is what its next process has beside ours.
     """
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, options: Sequence[str] = ()) -> None:
         self.directory: Final = directory
         self.port: Final = port
         self.environment: dict[str, str] = {}
-        self._server = RedisServer(directory, port=port, options=("enable-debug-command", "yes"))
+        self._server = RedisServer(
+            directory, port=port, options=("enable-debug-command", "yes", *options)
+        )
         self._is_running = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process."""
+        return self._is_running
 
     @property
     def address(self) -> Address:

@@ -8,6 +8,7 @@ from typing import Final
 from tests.faults import (
     rows_clock,
     rows_disk,
+    rows_fleet,
     rows_postgres,
     rows_process,
     rows_redis,
@@ -15,6 +16,7 @@ from tests.faults import (
 )
 from tests.faults.client import FAITHFUL, Manners
 from tests.faults.episode import Row
+from tests.faults.stack import Redis
 
 _RUDE: Final = Manners(elsewhere=0.3, repeats=0.2, doubles=0.1, hang_ups=0.1, plain_ids=0.3)
 
@@ -91,6 +93,24 @@ _LOSSY: Final = (
         rows_disk.lost_host,
         lost="≤ that host's unflushed events",
         is_last=True,
+    ),
+    Row(
+        "sentinel-failover",
+        "Sentinel: the master killed, its replica promoted, the old one back",
+        rows_fleet.sentinel_failover,
+        redis=Redis.WATCHED,
+    ),
+    Row(
+        "cluster-failover",
+        "Cluster: a master killed, its replica promoted, the old one back",
+        rows_fleet.cluster_failover,
+        redis=Redis.CLUSTER,
+    ),
+    Row(
+        "resharding",
+        "Cluster: slots moved to other masters under load",
+        rows_fleet.resharding,
+        redis=Redis.CLUSTER,
     ),
 )
 

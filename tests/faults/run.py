@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from loadtests.stack import Say
 from tests.faults.episode import Episode, Result
 from tests.faults.report import Report, add
 from tests.faults.rows import ROWS
-from tests.faults.stack import Shape, Stack, running_stack
+from tests.faults.stack import Redis, Shape, Stack, running_stack
 from tests.faults.traffic import Traffic, traffic
 
 _EPISODE_CYCLES: Final = 10
@@ -33,6 +34,7 @@ class Runner:
         self._shape = shape
         self._say = say
         self._episodes = 0
+        self._stacks = 0
         self._directory = Path()
 
     def run(self, names: Sequence[str], cycles: int, seconds: float) -> Report:
@@ -61,8 +63,9 @@ class Runner:
         self._directory = Path(tempfile.mkdtemp(prefix="credits-faults-"))
         self._say(f"seed {self._seed}, in {self._directory}")
         totals = {name: Result(ROWS[name]) for name in names}
+        steps = _Steps(plan)
         with traffic() as loop:
-            while self._on_one_stack(loop, plan, totals, deadline):
+            while steps.are_left and self._on_one_stack(loop, steps, totals, deadline):
                 if is_strict and any(total.problems for total in totals.values()):
                     break
         report = Report(self._seed, about, list(totals.values()), monotonic() - began)
@@ -75,15 +78,20 @@ class Runner:
     def _on_one_stack(
         self,
         loop: Traffic,
-        plan: Iterator[tuple[str, int]],
+        steps: _Steps,
         totals: dict[str, Result],
         deadline: float,
     ) -> bool:
-        """Run what is planned until the stack is of no more use; tell whether there is more."""
-        directory = self._directory / f"stack-{self._episodes}"
+        """Run what is planned until the stack is of no more use; tell whether time is left."""
+        shape = dataclasses.replace(self._shape, redis=steps.redis)
+        self._stacks += 1
+        directory = self._directory / f"stack-{self._stacks}"
         directory.mkdir()
-        with running_stack(directory, loop, self._shape, self._say) as stack:
-            for name, cycles in plan:
+        with running_stack(directory, loop, shape, self._say) as stack:
+            while steps.are_left:
+                if steps.redis is not shape.redis:
+                    return True
+                name, cycles = steps.pop()
                 total = totals[name]
                 if monotonic() > deadline:
                     return False
@@ -111,10 +119,35 @@ class Runner:
             yield chance.choice(names), _SOAK_CYCLES
 
 
+class _Steps:
+    """What is planned, one step known ahead."""
+
+    def __init__(self, plan: Iterator[tuple[str, int]]) -> None:
+        self._plan = plan
+        self._first = next(plan, None)
+
+    @property
+    def are_left(self) -> bool:
+        """Whether there is another one."""
+        return self._first is not None
+
+    @property
+    def redis(self) -> Redis:
+        """On how many servers the next one is."""
+        assert self._first is not None
+        return ROWS[self._first[0]].redis
+
+    def pop(self) -> tuple[str, int]:
+        """Return the next step."""
+        step, self._first = self._first, next(self._plan, None)
+        assert step is not None
+        return step
+
+
 def run_short(names: Sequence[str], directory: Path, seed: int, say: Say) -> list[Result]:
     """Run one cycle of each row on one stack: the form that runs with all other tests."""
     results = []
-    shape = Shape(is_durable=False)
+    shape = Shape(is_durable=False, redis=ROWS[names[0]].redis)
     with contextlib.ExitStack() as closing:
         loop = closing.enter_context(traffic())
         stack = closing.enter_context(running_stack(directory, loop, shape, say))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +15,24 @@ from loadtests.stack import Say, free_ports
 from persistence import schema
 from persistence.database import make_engine
 from sidecar.dev.embedded import PostgresServer
+from sidecar.nodes import RedisNodes
+from tests.faults.fleet import Cluster, Watched
 from tests.faults.proxy import Proxy
 from tests.faults.redis_node import RedisNode
 from tests.faults.role import Role
 from tests.faults.traffic import Traffic
 
 ADMIN_TOKEN: Final = "fault-harness"
+
+_REDIS_SECONDS: Final = 5.0
+
+
+class Redis(StrEnum):
+    """How many Redis servers there are: one, one that sentinels watch, or a cluster."""
+
+    ONE = "one"
+    WATCHED = "watched"
+    CLUSTER = "cluster"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,7 @@ class Shape:
     workers: int = 2
     shards: int = 64
     is_durable: bool = True
+    redis: Redis = Redis.ONE
 
 
 class Stack:
@@ -61,12 +75,10 @@ class Stack:
     def start(self, say: Say) -> None:
         """Start everything, and wait until it is ready."""
         say("starting Redis and Postgres")
-        self.master.start()
+        self._start_redis()
         self.postgres.start()
         schema.upgrade(self.postgres.url(), shards=self.shape.shards)
         self.engine: Engine = make_engine(self.postgres.url(), application_name="fault harness")
-        for proxy in (self.ledger_proxy, self.replica_proxy, *self.redis_proxies):
-            proxy.start()
         self._make_roles()
         say("starting the roles")
         roles = [self.workers[0], *self.sidecars, self.control]
@@ -85,6 +97,25 @@ class Stack:
     def roles(self) -> list[Role]:
         """All of them."""
         return [*self.sidecars, *self.workers, self.control]
+
+    @property
+    def redis_url(self) -> str:
+        """Where Redis is, with nothing between."""
+        return self.master.url
+
+    def redis_url_of(self, sidecar: int | None) -> str:
+        """Where Redis is for a sidecar; without one, for workers and control."""
+        proxy = self.ledger_proxy if sidecar is None else self.redis_proxies[sidecar]
+        return f"redis://127.0.0.1:{proxy.port}/0"
+
+    @contextlib.contextmanager
+    def redis(self) -> Iterator[RedisNodes]:
+        """Have Redis, with nothing between."""
+        nodes = RedisNodes.of_url(self.redis_url, timeout_s=_REDIS_SECONDS)
+        try:
+            yield nodes
+        finally:
+            nodes.close()
 
     def heal(self) -> None:
         """Let every proxy behave, every process go on, and those run that should."""
@@ -113,8 +144,7 @@ class Stack:
         """End everything; what cannot be ended in peace is killed."""
         with contextlib.ExitStack() as ending:
             ending.callback(self.postgres.stop)
-            for node in (self.master, self.spare):
-                ending.callback(node.stop)
+            self._stop_redis(ending)
             for proxy in self.proxies:
                 ending.callback(proxy.stop)
             for role in (*self.workers, *self.sidecars):
@@ -124,12 +154,20 @@ class Stack:
             if hasattr(self, "engine"):
                 ending.callback(self.engine.dispose)
 
+    def _start_redis(self) -> None:
+        self.master.start()
+        for proxy in (self.ledger_proxy, self.replica_proxy, *self.redis_proxies):
+            proxy.start()
+
+    def _stop_redis(self, ending: contextlib.ExitStack) -> None:
+        for node in (self.master, self.spare):
+            ending.callback(node.stop)
+
     def _make_roles(self) -> None:
         for number in range(self.shape.sidecars):
             port = self._ports.pop()
-            redis_url = f"redis://127.0.0.1:{self.redis_proxies[number].port}/0"
             settings = {
-                "CREDITS_REDIS_URL": redis_url,
+                "CREDITS_REDIS_URL": self.redis_url_of(number),
                 "CREDITS_LISTEN": f"127.0.0.1:{port}",
                 "CREDITS_JOURNAL_DIR": str(self.journal(number)),
                 "CREDITS_SIDECAR_NAME": f"sidecar-{number}",
@@ -139,7 +177,7 @@ class Stack:
             self.client_proxies.append(Proxy(self.traffic, ("127.0.0.1", port), seed=number))
             self.client_proxies[-1].start()
         ledger = {
-            "CREDITS_REDIS_URL": f"redis://127.0.0.1:{self.ledger_proxy.port}/0",
+            "CREDITS_REDIS_URL": self.redis_url_of(None),
             "CREDITS_POSTGRES_URL": self.postgres.url(),
         }
         for number in range(self.shape.workers):
@@ -158,10 +196,42 @@ class Stack:
         return Role(role, name, port, settings, self.directory)
 
 
+class FleetStack(Stack):
+    """The same on several Redis servers, to which everyone talks with nothing between."""
+
+    def __init__(self, directory: Path, traffic: Traffic, shape: Shape) -> None:
+        super().__init__(directory, traffic, shape)
+        is_cluster = shape.redis is Redis.CLUSTER
+        self.fleet: Final[Cluster | Watched] = (
+            Cluster(directory, replicas=1) if is_cluster else Watched(directory)
+        )
+
+    @property
+    def proxies(self) -> list[Proxy]:
+        """All of them."""
+        return list(self.client_proxies)
+
+    @property
+    def redis_url(self) -> str:
+        """Where Redis is."""
+        return self.fleet.url
+
+    def redis_url_of(self, sidecar: int | None) -> str:
+        """Where Redis is for everyone."""
+        return self.fleet.url
+
+    def _start_redis(self) -> None:
+        self.fleet.start()
+
+    def _stop_redis(self, ending: contextlib.ExitStack) -> None:
+        ending.callback(self.fleet.stop)
+
+
 @contextlib.contextmanager
 def running_stack(directory: Path, traffic: Traffic, shape: Shape, say: Say) -> Iterator[Stack]:
     """Yield a stack that is ready; everything of it ends with the block."""
-    stack = Stack(directory, traffic, shape)
+    make = Stack if shape.redis is Redis.ONE else FleetStack
+    stack = make(directory, traffic, shape)
     try:
         stack.start(say)
         yield stack

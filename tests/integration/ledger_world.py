@@ -25,6 +25,7 @@ from persistence.sweep import Sweeper
 from sidecar import keys
 from sidecar.domain import Category
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 from tests.lua.support import Account
 
 T = TypeVar("T")
@@ -39,21 +40,29 @@ def metric(collector: Any) -> float:
 class World:
     """One worker's parts over one Redis and one database."""
 
-    def __init__(self, engine: Engine, client: redis.Redis, *, batch_events: int = 5_000) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        client: redis.Redis,
+        *,
+        batch_events: int = 5_000,
+        nodes: RedisNodes | None = None,
+    ) -> None:
         self.engine = engine
         self.client: Any = client  # redis-py types each reply as one that may be awaitable
+        self.nodes = nodes or RedisNodes.over(client)
         self.metrics = WorkerMetrics(CollectorRegistry())
-        self.sender = RefillSender(engine, client, self.metrics)
-        self.flusher = Flusher(engine, client, self.metrics, batch_events=batch_events)
+        self.sender = RefillSender(engine, self.nodes, self.metrics)
+        self.flusher = Flusher(engine, self.nodes, self.metrics, batch_events=batch_events)
         self.opener = ShardOpener(
-            engine, client, self.flusher, self.metrics, is_unsafe_allowed=True
+            engine, self.nodes, self.flusher, self.metrics, is_unsafe_allowed=True
         )
-        self.sweeper = Sweeper(engine, client, self.metrics)
+        self.sweeper = Sweeper(engine, self.nodes, self.metrics)
         self.reopener = Reopener(engine, self.metrics)
-        self.loader = AccountLoader(engine, client, self.sender, self.reopener, self.metrics)
+        self.loader = AccountLoader(engine, self.nodes, self.sender, self.reopener, self.metrics)
         self.seconds = 0.0
         self.registry = Registry(
-            engine, client, self.metrics, lost_seconds=15, clock=lambda: self.seconds
+            engine, self.nodes, self.metrics, lost_seconds=15, clock=lambda: self.seconds
         )
 
     def run(self, work: Callable[[Connection], T]) -> T:
@@ -74,7 +83,8 @@ class World:
     def account(self, account: str = "acme") -> Account:
         """Return an account as Redis is driven with it, in its newest generation."""
         generation = self.generation(account)
-        return Account(self.client, account, generation.epoch, generation.gen)
+        client = self.nodes.of(generation.shard)
+        return Account(client, account, generation.epoch, generation.gen)
 
     def grant(self, account: str, amount: int, id: str = "g1", **more: Any) -> GrantRow:
         """Add a grant in the ledger: paid, unless `category` says otherwise."""
@@ -98,7 +108,7 @@ class World:
 
     def audit(self, *, wait_s: float = 0.0) -> AuditReport:
         """Audit everything; what is not flushed is not waited for unless told."""
-        return audit(self.engine, self.client, wait_s=wait_s)
+        return audit(self.engine, self.nodes, wait_s=wait_s)
 
     def assert_sound(self) -> None:
         """Flush, and assert that every line of the audit is zero."""
@@ -153,4 +163,5 @@ class World:
             "detail": "",
         } | changes
         packed = msgspec.msgpack.encode(list(event.values()))
-        self.client.xadd(keys.stream(shard, epoch), {"e": packed})
+        client: Any = self.nodes.of(shard)
+        client.xadd(keys.stream(shard, epoch), {"e": packed})

@@ -48,7 +48,7 @@ class SimulatedSidecar:
             "state": state,
             "version": "test",
         }
-        self.world.client.hset(keys.SIDECARS, str(self.id), msgspec.json.encode(beat))
+        self._home.hset(keys.SIDECARS, str(self.id), msgspec.json.encode(beat))
 
     def register(self) -> SimulatedSidecar:
         """Begin, or begin again after a loss, and let the worker confirm it."""
@@ -63,7 +63,7 @@ class SimulatedSidecar:
 
     def is_confirmed(self) -> bool:
         """Tell whether Redis says that the ledger knows this boot."""
-        found = self.world.client.hget(keys.REGISTERED, str(self.id))
+        found = self._home.hget(keys.REGISTERED, str(self.id))
         return bool(found == self.boot.encode())
 
     @property
@@ -105,16 +105,22 @@ class SimulatedSidecar:
     def call_hand_in(self, shard: int, epoch: int, mark: str, *events: bytes) -> list[Any]:
         """Call the script."""
         names = (keys.fence(shard), keys.stream(shard, epoch))
-        runner = ScriptRunner(self.world.client)
+        runner = ScriptRunner(self.world.nodes.of(shard))
         reply: list[Any] = runner.call(load_scripts().hand_in, names, (epoch, mark, *events))
         return reply
 
+    @property
+    def _home(self) -> Any:
+        return self.world.nodes.home
+
     def _fence(self, shard: int) -> tuple[int, bool]:
-        epoch, draining = self.world.client.hmget(keys.fence(shard), "epoch", "draining")
+        node: Any = self.world.nodes.of(shard)
+        epoch, draining = node.hmget(keys.fence(shard), "epoch", "draining")
         return int(epoch or 0), draining == b"1"
 
     def _is_confirmed(self, record: Record) -> bool:
-        cursor = self.world.client.get(keys.cursor(record.shard))
+        node: Any = self.world.nodes.of(record.shard)
+        cursor = node.get(keys.cursor(record.shard))
         if cursor is None:
             return False
         epoch, _, last_id = cursor.decode().partition(" ")

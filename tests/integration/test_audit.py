@@ -189,7 +189,7 @@ def test_only_the_named_accounts_are_compared(world: World) -> None:
     account = world.put("acme")
     world.funded("other", 5)
     account.redis.hincrby(account.keys[0], "available", 1)
-    report = audit(world.engine, world.client, accounts=["other"], wait_s=0)
+    report = audit(world.engine, world.nodes, accounts=["other"], wait_s=0)
     assert report.is_ok
 
 
@@ -232,7 +232,7 @@ def test_drift_is_sampled_in_turn_and_shown(world: World) -> None:
     for number in range(3):
         world.funded(f"acct-{number}", 10)
     metrics = WorkerMetrics(CollectorRegistry())
-    comparer = Comparer(world.engine, world.client, wait_s=0)
+    comparer = Comparer(world.engine, world.nodes, wait_s=0)
     sampler = DriftSampler(world.engine, comparer, metrics)
     assert sampler.run_once() == 4
     assert metric(metrics.drift) == 0
@@ -245,7 +245,7 @@ def test_drift_is_sampled_in_turn_and_shown(world: World) -> None:
 
 def test_a_redis_that_is_ahead_of_the_ledger_is_given_up(world: World) -> None:
     sampler = DriftSampler(
-        world.engine, Comparer(world.engine, world.client, wait_s=0), world.metrics
+        world.engine, Comparer(world.engine, world.nodes, wait_s=0), world.metrics
     )
     account = world.put("acme")
     sampler.run_once()
@@ -268,7 +268,7 @@ def test_an_account_that_is_closing_is_not_compared(world: World) -> None:
 def test_what_was_given_up_while_it_was_compared_is_no_difference(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    comparer = Comparer(world.engine, world.client, wait_s=0)
+    comparer = Comparer(world.engine, world.nodes, wait_s=0)
     look = comparer._snapshots
 
     def lose_first(places: Sequence[Place]) -> tuple[list[Snapshot], list[Difference]]:

@@ -39,7 +39,7 @@ class Worker:
         self.metrics = WorkerMetrics(CollectorRegistry())
         self.auditor = Auditor(
             world.engine,
-            world.client,
+            world.nodes,
             self.metrics,
             interval_s=_INTERVAL,
             clock=lambda: self.now,
@@ -173,7 +173,7 @@ def test_an_audit_holds_up_nobody(world: World) -> None:
             changed = connection.execute(sa.text("UPDATE shards SET last_batch = last_batch"))
             updated.append(changed.rowcount)
 
-    assert audit(world.engine, world.client, progress=update).is_ok
+    assert audit(world.engine, world.nodes, progress=update).is_ok
     assert len(updated) > len(LINES)
 
 

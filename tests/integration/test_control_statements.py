@@ -20,6 +20,7 @@ from persistence.recovery import rebuild
 from persistence.tables import accounts, refills
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
+from sidecar.nodes import RedisNodes
 from sidecar.scripts import ScriptRunner, load_scripts
 from tests.integration.control_client import control_listener, refused
 from tests.integration.ledger_world import World as LedgerWorld
@@ -81,7 +82,8 @@ class World:
         assert reply[0] == b"settled"
 
     def flush(self) -> None:
-        Flusher(self.engine, self.redis, WorkerMetrics(CollectorRegistry())).run_once()
+        nodes = RedisNodes.over(self.redis)
+        Flusher(self.engine, nodes, WorkerMetrics(CollectorRegistry())).run_once()
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         response = self.http.get(f"/v1/accounts/acme/{path}", params=query)

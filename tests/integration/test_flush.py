@@ -390,7 +390,7 @@ def test_the_cursor_is_published_and_flushed_events_are_trimmed(
     engine: Engine, redis_client: redis.Redis
 ) -> None:
     world = World(engine, redis_client)
-    world.flusher = Flusher(engine, redis_client, world.metrics, keep_seconds=0)
+    world.flusher = Flusher(engine, world.nodes, world.metrics, keep_seconds=0)
     account = world.funded(amount=10_000)
     for number in range(1_000):
         account.debit(f"d{number}", 1)

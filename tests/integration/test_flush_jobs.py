@@ -47,7 +47,7 @@ def jobs(world: World) -> Iterator[WorkerJobs]:
 
 
 def worker(world: World, settings: Settings = Settings()) -> WorkerJobs:
-    return WorkerJobs(world.engine, world.client, world.metrics, settings)
+    return WorkerJobs(world.engine, world.nodes, world.metrics, settings)
 
 
 def wait_until(is_done: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -11,6 +11,7 @@ from persistence.errors import RedisChanged
 from persistence.pipelines import Call, call_many, load
 from sidecar import keys
 from sidecar.domain import burn_order
+from sidecar.nodes import RedisNodes
 from sidecar.scripts import load_scripts
 
 ACCOUNTS = [f"account-{number}" for number in range(40)]
@@ -34,7 +35,7 @@ def test_what_an_account_is_loaded_with_is_one_transaction(redis_client: redis.R
     load(redis_client, [run_id])
     redis_client.config_resetstat()
     calls = [call for account in ACCOUNTS for call in _loading(redis_client, account)]
-    replies = call_many(redis_client, calls)
+    replies = call_many(RedisNodes.over(redis_client), calls)
     assert [reply[0] for reply in replies] == [b"applied"] * len(replies)
     # Otherwise a call could see the account between its opening and its first grant: empty.
     stats = redis_client.info("commandstats")
@@ -47,7 +48,7 @@ def test_a_refused_call_does_not_hide_the_replies_of_the_others(
 ) -> None:
     opened, granted, status = _loading(redis_client, "acme")
     gap = dataclasses.replace(status, args=(1, 9, "active", 0))
-    replies = call_many(redis_client, [opened, gap, granted])
+    replies = call_many(RedisNodes.over(redis_client), [opened, gap, granted])
     assert [reply[0] for reply in replies] == [b"applied", b"gap", b"applied"]
 
 
@@ -55,7 +56,7 @@ def test_scripts_of_another_process_are_neither_run_nor_loaded(redis_client: red
     before = redis_client.info("server")["run_id"]
     foreign = [dataclasses.replace(call, run_id="f" * 40) for call in _loading(redis_client, "a")]
     with pytest.raises(RedisChanged, match=before):
-        call_many(redis_client, foreign)
+        call_many(RedisNodes.over(redis_client), foreign)
     assert redis_client.dbsize() == 0
     sha = load_scripts("f" * 40).open.sha
     assert redis_client.script_exists(sha) == [False]

@@ -119,7 +119,7 @@ class LedgerHistories(ScriptHistories):
         assert rows == [event[:4] for event in self.model.events]
         assert self._posted() == self.acknowledged, "not what was acknowledged was posted"
         self._check_grants()
-        report = audit(self.world.engine, self.client, accounts=[self.account.name], wait_s=0)
+        report = audit(self.world.engine, self.world.nodes, accounts=[self.account.name], wait_s=0)
         assert [line for line in report.lines if not line.is_ok] == []
 
     def _posted(self) -> int:
@@ -198,7 +198,7 @@ def test_the_ledger_has_what_the_model_has(engine: Engine, redis_client: redis.R
     made = World(engine, redis_client)
     # Small batches; and the stream is kept, because what it has is compared too.
     made.flusher = Flusher(
-        engine, redis_client, made.metrics, batch_events=BATCH_EVENTS, keep_seconds=86_400
+        engine, made.nodes, made.metrics, batch_events=BATCH_EVENTS, keep_seconds=86_400
     )
     made.opener.open_shards()
 

@@ -156,7 +156,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_spent_twice(
 ) -> None:
     made = World(engine, redis_client)
     made.flusher = Flusher(
-        engine, redis_client, made.metrics, batch_events=BATCH_EVENTS, keep_seconds=86_400
+        engine, made.nodes, made.metrics, batch_events=BATCH_EVENTS, keep_seconds=86_400
     )
     made.opener.open_shards()
 

@@ -1,0 +1,208 @@
+"""The workers' parts on a Redis Cluster: what belongs to one node goes there, and stays there.
+
+1. commands and calls for many shards come back in their order, whatever node each went to
+2. accounts on all nodes are opened, spent from, flushed, compared
+3. a shard whose slot moves is given up, and no other; nothing of it is lost
+4. a node that is away takes its own shards with it, and no others
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from persistence.pipelines import Call, call_many, call_reachable, is_away
+from sidecar import keys
+from sidecar.deployment import slot_of
+from sidecar.nodes import NoNode, RedisNodes
+from tests.faults.fleet import Cluster
+from tests.faults.redis_node import RedisNode
+from tests.integration.ledger_world import World, metric
+from tests.integration.simulated_sidecar import SimulatedSidecar
+
+NAMES = [f"acct-{number}" for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(prefix="credits-test-") as directory:
+        made = Cluster(Path(directory))
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+
+@pytest.fixture
+def cluster(started: Cluster) -> Cluster:
+    for node in started.nodes:
+        with node.client() as client:
+            client.flushall()
+    return started
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> Iterator[RedisNodes]:
+    made = RedisNodes.of_url(cluster.url, timeout_s=5)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(engine: Engine, nodes: RedisNodes) -> World:
+    return World(engine, nodes.home, nodes=nodes)
+
+
+def shard_of(name: str) -> int:
+    return keys.shard_of(name, keys.SHARDS)
+
+
+def another_node(cluster: Cluster, slot: int) -> RedisNode:
+    return next(node for node in cluster.masters() if node is not cluster.owner(slot))
+
+
+def move(cluster: Cluster, nodes: RedisNodes, slot: int) -> None:
+    cluster.move(slot, another_node(cluster, slot))
+    nodes.doubt()
+
+
+def test_replies_come_in_the_order_of_what_was_asked(nodes: RedisNodes) -> None:
+    shards = list(range(keys.SHARDS))
+    nodes.ask(shards, int, lambda p, shard: p.set(keys.cursor(shard), f"cursor of {shard}"))
+    answers = nodes.ask(shards, int, lambda p, shard: p.get(keys.cursor(shard)))
+    assert answers == [f"cursor of {shard}".encode() for shard in shards]
+    assert len(nodes.all()) == 3
+
+
+def test_nobody_is_asked_when_there_is_nothing_to_ask(nodes: RedisNodes) -> None:
+    assert nodes.ask([], int, lambda *_: None) == []
+
+
+def test_a_cluster_of_which_no_node_answers_has_no_nodes() -> None:
+    nowhere = RedisNodes.of_url("redis+cluster://127.0.0.1:1", timeout_s=1)
+    with pytest.raises(NoNode):
+        nowhere.of(0)
+    with pytest.raises(NoNode):
+        nowhere.groups([1, 2], int)
+
+
+def test_accounts_of_every_node_are_opened_spent_from_flushed_and_compared(world: World) -> None:
+    accounts = [world.funded(name) for name in NAMES]
+    assert len({id(world.nodes.of(account.shard)) for account in accounts}) == 3
+    for number, account in enumerate(accounts):
+        account.hold(f"h{number}", 300)
+        account.settle(f"h{number}", 100 + number)
+    world.flush()
+    report = world.audit()
+    assert report.is_ok
+    (compared,) = (line.checked for line in report.lines if line.name == "redis_is_ledger")
+    assert compared == len(NAMES)
+    assert [world.generation(name).spent for name in NAMES] == [100 + n for n in range(12)]
+
+
+def test_what_is_due_on_any_node_is_swept(world: World) -> None:
+    accounts = [world.funded(name) for name in NAMES]
+    for account in accounts:
+        account.hold("h", 300)
+        account.redis.zadd(account.keys[4], {"h:h": 1})
+        account.redis.zadd(account.keys[5], {account.name: 1})
+        account.redis.hset(account.keys[0], "next_expiry", 1)
+    assert world.sweeper.run_once() == len(NAMES)
+    assert {account.number("held") for account in accounts} == {0}
+
+
+def test_a_shard_whose_slot_moves_is_given_up_alone_and_loses_nothing(
+    world: World, cluster: Cluster
+) -> None:
+    sidecar = SimulatedSidecar(world).register()
+    accounts = [world.funded(name) for name in NAMES]
+    for number, account in enumerate(accounts):
+        account.debit("d", 10 + number)
+        sidecar.acknowledge(account)
+    moved = accounts[0].shard
+    move(cluster, world.nodes, slot_of(moved))
+    assert world.opener.open_shards().given_up == {moved: "slot_moved"}
+    sidecar.hand_in()
+    world.flush()
+    world.opener.run_once()
+    assert world.sql("SELECT DISTINCT state FROM shards") == ["open"]
+    while world.reopener.run_once():
+        world.sender.run_once()
+    assert [world.generation(name).gen for name in NAMES] == [
+        1 + (shard_of(name) == moved) for name in NAMES
+    ]
+    for number, name in enumerate(NAMES):
+        assert world.account(name).number("available") == 1_000 - 10 - number
+    world.assert_sound()
+
+
+def test_a_home_that_moves_takes_its_keys_along(world: World, cluster: Cluster) -> None:
+    sidecar = SimulatedSidecar(world).register()
+    world.funded()
+    move(cluster, world.nodes, slot_of(None))
+    world.client = world.nodes.home
+    assert sidecar.is_confirmed()
+    assert world.opener.open_shards().given_up == {}
+    sidecar.beat()
+    assert world.registry.run_once() == 0
+    assert sidecar.state == "alive"
+
+
+@pytest.fixture
+def torn(world: World, cluster: Cluster) -> Iterator[tuple[World, set[str]]]:
+    """A world in which one node, not the home, is killed; and the accounts that are there."""
+    for name in NAMES:
+        world.funded(name)
+    home = cluster.owner(slot_of(None))
+    dead = next(node for node in cluster.masters() if node is not home)
+    lost = {name for name in NAMES if cluster.owner(slot_of(shard_of(name))) is dead}
+    assert 0 < len(lost) < len(NAMES)
+    dead.kill()
+    yield world, lost
+    dead.start()
+    cluster.wait_whole()
+
+
+def test_a_node_that_is_away_takes_only_its_own_shards_with_it(
+    torn: tuple[World, set[str]],
+) -> None:
+    world, lost = torn
+    alive = [name for name in NAMES if name not in lost]
+    for name in alive:
+        world.account(name).debit("d", 10)
+        world.grant(name, 5, "g2")
+    for name in lost:
+        world.grant(name, 5, "g2")
+    assert len(world.flusher.run_once()) == len({shard_of(name) for name in alive})
+    assert world.sender.run_once() == len(alive)
+    assert {world.account(name).number("available") for name in alive} == {995}
+    assert world.opener.run_once() == 0
+    away = metric(world.metrics.fenced_shards)
+    assert {shard_of(name) for name in lost} <= set(range(keys.SHARDS))
+    assert 0 < away < keys.SHARDS
+    assert world.sql("SELECT DISTINCT state FROM shards") == ["open"]
+
+
+def test_calls_of_a_node_that_is_away_have_its_error_for_a_reply(
+    torn: tuple[World, set[str]],
+) -> None:
+    world, lost = torn
+    places = world.sql("SELECT shard, epoch, run_id FROM shards")
+    known: dict[int, Any] = {shard: (epoch, run_id) for shard, epoch, run_id in places}
+    calls = [
+        Call("balance", name, shard_of(name), *known[shard_of(name)], args=(0,)) for name in NAMES
+    ]
+    replies = call_reachable(world.nodes, calls)
+    assert {name for name, reply in zip(NAMES, replies, strict=True) if is_away(reply)} == lost
+    with pytest.raises(redis.ConnectionError):
+        call_many(world.nodes, calls)
+    only = [call for call in calls if call.account in lost]
+    with pytest.raises(redis.ConnectionError):
+        call_reachable(world.nodes, only)
