@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import statistics
 import time
@@ -13,6 +14,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from persistence.doctor.checks import Check, Verdict, warning_if, worst, wrong_if
+from sidecar.nodes import FAULTS, RedisNodes
 
 PART: Final = "redis"
 
@@ -48,14 +50,27 @@ class Node:
         return int(self.info.get(name) or 0)
 
 
+def check_nodes(nodes: RedisNodes, limits: Limits) -> list[Check]:
+    """Return what there is to say of every node of Redis; one check if none is known."""
+    try:
+        clients = nodes.all()
+    except FAULTS as error:
+        return [_away(error)]
+    if len(clients) == 1:
+        return check_redis(clients[0], limits)
+    return [
+        dataclasses.replace(check, part=f"{PART} {_address(client)}")
+        for client in clients
+        for check in check_redis(client, limits)
+    ]
+
+
 def check_redis(client: redis.Redis, limits: Limits) -> list[Check]:
-    """Return what there is to say of the Redis that a client reaches; one check if none answers."""
+    """Return what there is to say of the node that a client reaches; one check if none answers."""
     try:
         node = _look(client)
-    except (redis.RedisError, OSError) as error:
-        cost = "Without Redis nothing is decided, beyond each account's outage allowance."
-        fix = "Start Redis, or set CREDITS_REDIS_URL to where it is."
-        return [Check(PART, "answers", Verdict.WRONG, str(error) or "no answer", cost, fix)]
+    except FAULTS as error:
+        return [_away(error)]
     return [
         _version(node),
         _role(node),
@@ -71,6 +86,19 @@ def check_redis(client: redis.Redis, limits: Limits) -> list[Check]:
         _idle_timeout(node),
         _output_buffer(node),
     ]
+
+
+def _away(error: Exception) -> Check:
+    return Check(
+        PART, "answers", Verdict.WRONG, str(error) or "no answer",
+        "Without Redis nothing is decided, beyond each account's outage allowance.",
+        "Start Redis, or set CREDITS_REDIS_URL to where it is.",
+    )  # fmt: skip
+
+
+def _address(client: redis.Redis) -> str:
+    where = client.connection_pool.connection_kwargs
+    return f"{where.get('host')}:{where.get('port')}"
 
 
 def _look(client: redis.Redis) -> Node:

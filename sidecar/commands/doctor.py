@@ -14,15 +14,15 @@ from sidecar.commands.environment import (
     client_settings,
     data_dir_option,
     json_option,
-    redis_client,
+    redis_nodes,
 )
 from sidecar.settings import Settings
 
 if TYPE_CHECKING:
-    import redis
     from sqlalchemy import Engine
 
     from persistence.doctor.checks import Check
+    from sidecar.nodes import RedisNodes
 
 _MARKS: Final = {"ok": "✓", "warning": "!", "wrong": "✗", "unknown": "?"}
 
@@ -56,7 +56,7 @@ def examine(settings: Settings) -> list[Check]:
     """Return all checks. Raises `SettingsError`."""
     from persistence.database import make_engine
     from persistence.doctor.postgres_checks import check_postgres
-    from persistence.doctor.redis_checks import Limits, check_redis
+    from persistence.doctor.redis_checks import Limits, check_nodes
     from sidecar.commands.host_checks import check_journal
 
     settings.require("postgres_url")
@@ -67,22 +67,22 @@ def examine(settings: Settings) -> list[Check]:
     )
     name = "credit-sidecar doctor"
     engine = make_engine(settings.postgres_url, application_name=name, pool_size=1)
-    client = redis_client(settings)
+    nodes = redis_nodes(settings)
     try:
-        checks = [*check_redis(client, limits), *check_postgres(engine)]
-        return checks + _service(engine, client, checks) + check_journal(settings)
+        checks = [*check_nodes(nodes, limits), *check_postgres(engine)]
+        return checks + _service(engine, nodes, checks) + check_journal(settings)
     finally:
         engine.dispose()
-        client.close()
+        nodes.close()
 
 
-def _service(engine: Engine, client: redis.Redis, checks: Sequence[Check]) -> list[Check]:
+def _service(engine: Engine, nodes: RedisNodes, checks: Sequence[Check]) -> list[Check]:
     """Look at what runs, if both stores answer and the ledger is one that this program knows."""
-    import redis
     from sqlalchemy.exc import DBAPIError
 
     from persistence.doctor.checks import Check, Verdict
     from persistence.doctor.service_checks import PART, check_service
+    from sidecar.nodes import FAULTS
 
     needed = {"answers", "schema"}
     missing = [f"{c.part} {c.name}" for c in checks if c.name in needed and c.verdict == "wrong"]
@@ -90,10 +90,10 @@ def _service(engine: Engine, client: redis.Redis, checks: Sequence[Check]) -> li
     if not missing:
         try:
             with engine.connect() as connection:
-                return check_service(connection, client)
+                return check_service(connection, nodes.home)
         except DBAPIError as error:
             found = str(error.orig).partition("\n")[0]
-        except (redis.RedisError, OSError) as error:
+        except FAULTS as error:
             found = str(error)
     cost = "Whether shards are open and roles alive cannot be seen."
     fix = "Mend what is wrong above, and look again."

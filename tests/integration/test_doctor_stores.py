@@ -19,8 +19,9 @@ from persistence.database import make_engine
 from persistence.doctor import postgres_checks, redis_checks
 from persistence.doctor.checks import Check
 from persistence.doctor.postgres_checks import RULES, check_postgres
-from persistence.doctor.redis_checks import Limits, Node, check_redis
+from persistence.doctor.redis_checks import Limits, Node, check_nodes, check_redis
 from sidecar.dev.embedded import RedisServer
+from sidecar.nodes import RedisNodes
 from tests.conftest import free_port
 from tests.integration.meter_server import eventually
 
@@ -121,6 +122,26 @@ def test_what_a_managed_redis_does_not_tell_is_unknown(client: Any, server: Redi
 def test_a_redis_that_is_away_is_one_check() -> None:
     with redis.Redis.from_url(f"redis://127.0.0.1:{free_port()}/0") as client:
         assert verdicts(check_redis(client, LIMITS)) == {"answers": "wrong"}
+
+
+def test_each_of_several_nodes_is_checked_and_named(
+    client: redis.Redis, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    nodes = RedisNodes.over(client)
+    with (
+        redis.Redis.from_url(server.tcp_url) as first,
+        redis.Redis.from_url(f"redis://127.0.0.1:{port}/0") as second,
+    ):
+        monkeypatch.setattr(nodes, "all", lambda: [first, second])
+        wrong = [check for check in check_nodes(nodes, LIMITS) if check.verdict != "ok"]
+    assert [(check.part, check.name) for check in wrong] == [(f"redis 127.0.0.1:{port}", "answers")]
+
+
+def test_nodes_that_nobody_knows_are_one_check() -> None:
+    nodes = RedisNodes.of_url(f"redis+cluster://127.0.0.1:{free_port()}", timeout_s=1)
+    assert verdicts(check_nodes(nodes, LIMITS)) == {"answers": "wrong"}
+    nodes.close()
 
 
 @pytest.mark.parametrize(
