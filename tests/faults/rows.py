@@ -35,6 +35,7 @@ _WHOLE: Final = (
     Row("redis-stop", "Redis SIGSTOP past the lease", rows_process.stopped_redis),
     Row("worker-stop", "worker SIGSTOP past the lease", rows_process.stopped_worker),
     Row("postgres-kill", "Postgres `kill -9` in mid-commit", rows_postgres.killed_postgres),
+    Row("postgres-away", "Postgres down for 3 to 8 s", rows_postgres.short_outage),
     Row(
         "postgres-down",
         "Postgres down for 60 s under 1,000 events/s",

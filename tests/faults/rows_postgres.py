@@ -34,6 +34,14 @@ def killed_postgres(cycle: Cycle) -> None:
         cycle.go_on(0.2, 1.0)
 
 
+def short_outage(cycle: Cycle) -> None:
+    """Postgres is stopped for some seconds."""
+    cycle.stack.postgres.stop()
+    cycle.mark()
+    cycle.go_on(3.0, 8.0)
+    cycle.stack.postgres.start()
+
+
 def regressed_postgres(cycle: Cycle) -> None:
     """Postgres loses the commits of the last moments, as after a fail-over to a late standby."""
     cycle.go_on(0.2, 1.0)
