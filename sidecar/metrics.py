@@ -108,6 +108,11 @@ class MeterMetrics:
             "How much of the memory that Redis may have is used.",
             registry=registry,
         )
+        self.memory_refusals: Final = Counter(
+            "credits_memory_refusals_total",
+            "Holds, debits and extends refused because Redis is nearly full.",
+            registry=registry,
+        )
         self.http_refusals: Final = Counter(
             "credits_http_refusals_total",
             "Requests refused, before a decision or by it, by error code.",

@@ -39,13 +39,13 @@ class Acknowledger:
     """Lets answers out."""
 
     def __init__(
-        self, journal: Journal, shelf: Shelf, lease: Lease, store: Store, refuse_percent: int
+        self, journal: Journal, shelf: Shelf, lease: Lease, store: Store, room: Room
     ) -> None:
         self._journal = journal
         self._shelf = shelf
         self._lease = lease
         self._store = store
-        self._room = Room(refuse_percent)
+        self._room = room
 
     def require_room(self, verb: str) -> None:
         """Raise `StoreUnavailable` when neither journal nor Redis should begin anything new.
@@ -56,7 +56,7 @@ class Acknowledger:
             return
         if self._journal.problem is not None:
             raise StoreUnavailable(self._journal.problem)
-        if self._room.is_full(self._lease.memory_ratio):
+        if self._room.refuses(self._lease.memory_ratio):
             raise StoreUnavailable(f"Redis has used {self._lease.memory_ratio:.0%} of its memory")
 
     def require(self, decision: Decision) -> None:

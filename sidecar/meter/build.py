@@ -28,6 +28,7 @@ from sidecar.meter.loader import AccountLoader
 from sidecar.meter.looks import Identity, Looker
 from sidecar.meter.nodes import Nodes
 from sidecar.meter.outage import Outage
+from sidecar.meter.room import Room
 from sidecar.meter.shelf import Shelf
 from sidecar.meter.store import Store
 from sidecar.meter.watch import Watch
@@ -97,7 +98,8 @@ def _parts(settings: Settings, metrics: MeterMetrics, journal: Journal) -> Parts
     lease = Lease(looker, shelf, metrics)
     loader = AccountLoader(nodes, wait_ms=settings.load_wait_ms)
     store = Store(nodes, lease, loader, metrics, allowances, timeout_ms=timeout_ms)
-    acknowledger = Acknowledger(journal, shelf, lease, store, settings.redis_memory_refuse_percent)
+    room = Room(settings.redis_memory_refuse_percent, metrics)
+    acknowledger = Acknowledger(journal, shelf, lease, store, room)
     afterwards = Afterwards(store, shelf, acknowledger, debts, metrics)
     _recover(journal, shelf, afterwards)
     outage = Outage(shelf, acknowledger, book, debts, metrics)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Final
 
+from sidecar.metrics import MeterMetrics
+
 log: Final = logging.getLogger(__name__)
 
 _CALM_PART: Final = 0.95
@@ -14,12 +16,19 @@ _CALM_PART: Final = 0.95
 class Room:
     """Whether Redis has room for new calls, with the memory that it was last seen to use."""
 
-    def __init__(self, refuse_percent: int) -> None:
+    def __init__(self, refuse_percent: int, metrics: MeterMetrics) -> None:
         self._mark = refuse_percent / 100
+        self._metrics = metrics
         self._is_full = False
 
-    def is_full(self, memory_ratio: float) -> bool:
-        """Tell whether nothing new is to begin; changes are logged."""
+    def refuses(self, memory_ratio: float) -> bool:
+        """Tell whether a new call is refused, and count it if so; changes are logged."""
+        is_full = self._look(memory_ratio)
+        if is_full:
+            self._metrics.memory_refusals.inc()
+        return is_full
+
+    def _look(self, memory_ratio: float) -> bool:
         was_full = self._is_full
         self._is_full = memory_ratio >= self._mark * (_CALM_PART if was_full else 1.0)
         if self._is_full != was_full:
