@@ -10,7 +10,7 @@ WORKERS ?= auto
 ARGS ?=
 SOURCES := lua persistence sidecar tests loadtests
 
-.PHONY: help install dev test histories mutants faults soak check bench load clean lint format format-check types imports \
+.PHONY: help install dev test histories mutants simulate faults soak check bench load clean lint format format-check types imports \
 	luacheck hadolint
 
 help: ## Print this list.
@@ -43,7 +43,10 @@ histories: $(STAMP) ## Play 1,000 random histories against Redis and Postgres (m
 mutants: $(STAMP) ## Change the Lua bit by bit; the tests must notice each change (half an hour).
 	$(BIN)/python -m tests.lua.mutate $(ARGS)
 
-faults: $(STAMP) ## Break everything under load, 20 times each, and check everything (an hour).
+simulate: $(STAMP) ## Play 100,000 random histories of the recovery protocol (minutes).
+	$(BIN)/python -m tests.simulation $(ARGS)
+
+faults: $(STAMP) ## Break everything under load, 20 times each, and check everything (over an hour).
 	$(BIN)/python -m tests.faults $(ARGS)
 
 soak: $(STAMP) ## Break things by chance until something is wrong; e.g. ARGS="--seconds 28800".

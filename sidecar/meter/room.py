@@ -9,7 +9,7 @@ from sidecar.metrics import MeterMetrics
 
 log: Final = logging.getLogger(__name__)
 
-_CALM_PART: Final = 0.95
+CALM_PART: Final = 0.95
 """Of the mark: below that there is room again. In between, it is as it was."""
 
 
@@ -30,7 +30,7 @@ class Room:
 
     def _look(self, memory_ratio: float) -> bool:
         was_full = self._is_full
-        self._is_full = memory_ratio >= self._mark * (_CALM_PART if was_full else 1.0)
+        self._is_full = memory_ratio >= self._mark * (CALM_PART if was_full else 1.0)
         if self._is_full != was_full:
             self._report(memory_ratio)
         return self._is_full

@@ -16,6 +16,7 @@ from sidecar.meter.debts import Debts
 from sidecar.meter.hand_in import HandIn
 from sidecar.meter.journal import Journal
 from sidecar.meter.lease import Lease
+from sidecar.meter.room import CALM_PART
 from sidecar.meter.shelf import Shelf
 from sidecar.metrics import MeterMetrics
 
@@ -137,7 +138,9 @@ class Watch:
         self._tasks[name].add_done_callback(_report)
 
     def _watch_memory(self) -> None:
-        is_alarmed = self._lease.memory_ratio >= self._alarm_ratio
+        # What moves about the mark is said once.
+        mark = self._alarm_ratio * (CALM_PART if self._is_alarmed else 1.0)
+        is_alarmed = self._lease.memory_ratio >= mark
         if is_alarmed and not self._is_alarmed:
             fields = {"ratio": round(self._lease.memory_ratio, 3)}
             log.warning("Redis is filling up: is the ledger confirming usage?", extra=fields)

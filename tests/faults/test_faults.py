@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.faults.run import run_short
 
-ROWS: Final = (
+ONE_REDIS: Final = (
     "replies",
     "sidecar-kill",
     "redis-kill",
@@ -18,12 +20,15 @@ ROWS: Final = (
     "redis-down",
     "host-lost",
 )
+CLUSTER: Final = ("resharding", "cluster-failover")
+WATCHED: Final = ("sentinel-failover",)
 
 
-def test_no_promise_is_broken_by_one_fault_of_each_kind() -> None:
+@pytest.mark.parametrize("rows", [ONE_REDIS, CLUSTER, WATCHED], ids=["one", "cluster", "watched"])
+def test_no_promise_is_broken_by_one_fault_of_each_kind(rows: tuple[str, ...]) -> None:
     said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="credits-faults-") as directory:
-        results = run_short(ROWS, Path(directory), seed=1, say=said.append)
+        results = run_short(rows, Path(directory), seed=1, say=said.append)
     assert [problem for result in results for problem in result.problems] == [], said
-    assert {result.row.name: result.cycles for result in results} == dict.fromkeys(ROWS, 1)
+    assert {result.row.name: result.cycles for result in results} == dict.fromkeys(rows, 1)
     assert all(result.acknowledged > 0 for result in results)
