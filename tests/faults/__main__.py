@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import signal
 import sys
@@ -11,6 +12,7 @@ import click
 from rich.console import Console
 
 from loadtests.stack import sayer
+from tests.faults.report import write_docs
 from tests.faults.rows import ROWS
 from tests.faults.run import Runner
 from tests.faults.stack import Shape
@@ -29,6 +31,9 @@ from tests.faults.stack import Shape
               help="Write all figures there.")  # fmt: skip
 @click.option("--docs", "docs_path", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the table there as a page of the documentation.")  # fmt: skip
+@click.option("--after", "earlier", multiple=True,
+              type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="The --json of an earlier run: the page has its rows, too.")  # fmt: skip
 def main(
     rows: str,
     cycles: int,
@@ -38,6 +43,7 @@ def main(
     shards: int,
     json_path: Path | None,
     docs_path: Path | None,
+    earlier: tuple[Path, ...],
 ) -> None:
     """Start the whole product, break it again and again under load, and check everything.
 
@@ -63,7 +69,8 @@ def main(
     if json_path:
         report.write_json(json_path)
     if docs_path:
-        report.write_docs(docs_path)
+        runs = [json.loads(path.read_text()) for path in earlier]
+        write_docs(docs_path, [*runs, report.to_dict()])
     sys.exit(0 if report.is_good else 1)
 
 

@@ -60,11 +60,15 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the table, and what is wrong."""
-        table = self._table()
+        table = Table(title="Faults and what came of them")
+        for column in _COLUMNS:
+            table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
+        for row in self.to_dict()["rows"]:
+            table.add_row(*_cells(row), style="red" if row["problems"] else None)
         if not console.is_terminal:
             table.box = box.MARKDOWN
         console.print(table)
-        for note in self._notes():
+        for note in _notes(self.to_dict()["rows"]):
             console.print(note, highlight=False, markup=False)
         for result in self.results:
             for problem in result.problems:
@@ -72,80 +76,85 @@ class Report:
         verdict = "No promise was broken" if self.is_good else "A promise was broken"
         console.print(f"{verdict}. Seed {self.seed}, {self.seconds:.0f} s.", highlight=False)
 
-    def write_json(self, path: Path) -> None:
-        """Write everything as JSON."""
-        fields = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
             "seed": self.seed,
             "seconds": self.seconds,
             "machine": dict(self.machine),
-            "rows": [_as_json(result) for result in self.results],
+            "rows": [_as_dict(result) for result in self.results],
         }
-        path.write_text(json.dumps(fields, indent=2, default=float) + "\n")
 
-    def write_docs(self, path: Path) -> None:
-        """Write the page of the documentation."""
-        about = {
-            "date": f"{dt.datetime.now(dt.UTC):%Y-%m-%d}",
-            **self.machine,
-            "seed": self.seed,
-            "duration": f"{self.seconds:,.0f} s",
-        }
-        lines = [_HEAD, *(f"- {name}: {value}" for name, value in about.items()), ""]
-        lines += ["| " + " | ".join(_COLUMNS) + " |"]
-        lines += ["|" + "|".join("---" if c in _TEXT_COLUMNS else "--:" for c in _COLUMNS) + "|"]
-        lines += ["| " + " | ".join(_cells(result)) + " |" for result in self.results]
-        notes = list(self._notes())
-        lines += ["", "Beside that:", "", *notes] if notes else []
-        path.write_text("\n".join(lines) + "\n")
-
-    def _notes(self) -> list[str]:
-        notes = [
-            f"- {result.row.title}: {name}: {value:,.1f}"
-            for result in self.results
-            for name, value in result.notes.items()
-        ]
-        doubtful = sum(result.doubtful for result in self.results)
-        if doubtful:
-            notes.append(
-                f"- refused in the end, but charged by an attempt without answer: {doubtful}"
-            )
-        undecided = sum(result.undecided for result in self.results)
-        if undecided:
-            notes.append(f"- accounts whose order could not be decided in time: {undecided}")
-        return notes
-
-    def _table(self) -> Table:
-        table = Table(title="Faults and what came of them")
-        for column in _COLUMNS:
-            table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
-        for result in self.results:
-            table.add_row(*_cells(result), style="red" if result.problems else None)
-        return table
+    def write_json(self, path: Path) -> None:
+        """Write everything as JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=2, default=float) + "\n")
 
 
-def _cells(result: Result) -> tuple[str, ...]:
-    row = result.row
-    if result.skipped:
+def write_docs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write the page of the documentation from runs as JSON: of each row the last that made it."""
+    latest = {row["row"]: (run, row) for run in runs for row in run["rows"] if row["cycles"]}
+    skipped = {row["row"]: row for run in runs for row in run["rows"] if row["skipped"]}
+    rows = [row for _, row in latest.values()]
+    rows += [row for name, row in skipped.items() if name not in latest]
+    lines = [_HEAD]
+    for run in runs:
+        names = [name for name, (made_in, _) in latest.items() if made_in is run]
+        if names:
+            lines += [_about(run, names if len(runs) > 1 else [])]
+    lines += ["", "| " + " | ".join(_COLUMNS) + " |"]
+    lines += ["|" + "|".join("---" if c in _TEXT_COLUMNS else "--:" for c in _COLUMNS) + "|"]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+    notes = _notes(rows)
+    lines += ["", "Beside that:", "", *notes] if notes else []
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _about(run: Mapping[str, Any], names: Sequence[str]) -> str:
+    facts = {"date": run["date"], **run["machine"], "seed": run["seed"]}
+    facts["duration"] = f"{run['seconds']:,.0f} s"
+    if names:
+        facts["rows"] = ", ".join(names)
+    return "- " + "; ".join(f"{name}: {value}" for name, value in facts.items())
+
+
+def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = [
+        f"- {row['title']}: {name}, over all cycles: {value:,.1f}"
+        for row in rows
+        for name, value in row["notes"].items()
+    ]
+    doubtful = sum(row["doubtful"] for row in rows)
+    if doubtful:
+        notes.append(f"- refused in the end, but charged by an attempt without answer: {doubtful}")
+    undecided = sum(row["undecided"] for row in rows)
+    if undecided:
+        notes.append(f"- accounts whose order could not be decided in time: {undecided}")
+    return notes
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    title, promises = row["title"], (row["promised_lost"], row["promised_overspent"])
+    if row["skipped"]:
         blanks = [""] * (len(_COLUMNS) - 4)
-        return (row.title, row.lost, row.overspent, "skipped", *blanks[:-1], result.skipped, "")
-    ordered = sorted(result.recoveries)
+        return (title, *promises, "skipped", *blanks[:-1], row["skipped"], "")
+    ordered = sorted(row["recoveries"])
     served = [f"{percentile(ordered, share):.2f}" if ordered else "-" for share in (0.5, 0.99)]
-    meanwhile = ", ".join(f"{what}: {count:,}" for what, count in sorted(result.meanwhile.items()))
+    counts = sorted(row["meanwhile"].items())
     return (
-        row.title,
-        row.lost,
-        row.overspent,
-        f"{result.cycles:,}",
-        f"{result.acknowledged:,}",
-        f"{result.lost:,}",
-        f"{result.overspent:,}",
+        title,
+        *promises,
+        f"{row['cycles']:,}",
+        f"{row['acknowledged']:,}",
+        f"{row['lost']:,}",
+        f"{row['overspent']:,}",
         *served,
-        meanwhile,
-        str(len(result.problems)),
+        ", ".join(f"{what}: {count:,}" for what, count in counts),
+        str(len(row["problems"])),
     )
 
 
-def _as_json(result: Result) -> dict[str, Any]:
+def _as_dict(result: Result) -> dict[str, Any]:
     fields = {
         name: getattr(result, name)
         for name in (
@@ -153,7 +162,9 @@ def _as_json(result: Result) -> dict[str, Any]:
             "undecided", "seconds", "recoveries", "meanwhile", "notes", "problems", "skipped",
         )
     }  # fmt: skip
-    return {"row": result.row.name, "title": result.row.title, **fields}
+    row = result.row
+    promises = {"promised_lost": row.lost, "promised_overspent": row.overspent}
+    return {"row": row.name, "title": row.title, **promises, **fields}
 
 
 def add(total: Result, part: Result) -> None:
