@@ -83,10 +83,10 @@ class Registry:
         Raises `RedisChanged` and the errors of SQLAlchemy and redis-py.
         """
         # In this order: who is confirmed in Redis was in the ledger before.
-        signs, confirmed = self._signs()
+        signs, confirmed, process = self._signs()
         rows = {row.id: SidecarRow(*row) for row in self._read(sql.SIDECARS)}
         alive = {id: row for id, row in rows.items() if row.state == "alive"}
-        changed = self._register(signs, confirmed, alive)
+        changed = self._register(signs, confirmed, alive, process)
         self._retract(confirmed, alive)
         for row in alive.values():
             beat = _heartbeat(signs.get(row.id))
@@ -106,28 +106,32 @@ class Registry:
         signs: Mapping[UUID, bytes],
         confirmed: Mapping[UUID, str],
         alive: Mapping[UUID, SidecarRow],
+        process: RedisProcess,
     ) -> int:
         count = 0
         for id, sign in signs.items():
             beat = _heartbeat(sign)
-            if beat is None or beat.state == LEAVING or confirmed.get(id) == beat.boot:
+            if beat is None or beat.state == LEAVING:
+                continue
+            confirmation = keys.confirmation(beat.boot, process.run_id, process.replid)
+            if confirmed.get(id) == confirmation:
                 continue
             # Also when the ledger has it: someone may just be about to let it go.
             in_transaction(self._engine, lambda c, i=id, b=beat: enter(c, i, b))  # type: ignore[misc]
             # Only now does Postgres know it.
-            self._confirm(id, beat.boot)
+            self._confirm(id, confirmation)
             if id not in alive or alive[id].boot != beat.boot:
                 _log.info("sidecar registered", extra={"sidecar": beat.name, "id": str(id)})
                 count += 1
         return count
 
     def _retract(self, confirmed: Mapping[UUID, str], alive: Mapping[UUID, SidecarRow]) -> None:
-        """Take back confirmations of those that the ledger knows no more, by that boot."""
-        for id, boot in confirmed.items():
+        """Take back confirmations of those that the ledger knows no more."""
+        for id in confirmed:
             if id not in alive:
                 # With its sign, which may be old: who lives gives another one at once.
                 forget_signs(self._nodes.home, id)
-                _log.warning("sidecar must register anew", extra={"id": str(id), "boot": boot})
+                _log.warning("sidecar must register anew", extra={"id": str(id)})
 
     # Going ------------------------------------------------------------------------------------
 
@@ -207,13 +211,14 @@ class Registry:
 
     # How --------------------------------------------------------------------------------------
 
-    def _signs(self) -> tuple[dict[UUID, bytes], dict[UUID, str]]:
+    def _signs(self) -> tuple[dict[UUID, bytes], dict[UUID, str], RedisProcess]:
         pipeline = self._nodes.home.pipeline(transaction=True)
         pipeline.hgetall(keys.REGISTERED)
         pipeline.hgetall(keys.SIDECARS)
-        confirmed, signs = pipeline.execute()
-        boots = {id: boot.decode(errors="replace") for id, boot in confirmed.items()}
-        return _by_id(signs), _by_id(boots)
+        ask_process(pipeline)
+        confirmed, signs, *said = pipeline.execute()
+        texts = {id: text.decode(errors="replace") for id, text in confirmed.items()}
+        return _by_id(signs), _by_id(texts), process_of(*said)
 
     def _write_seen(self, row: SidecarRow) -> None:
         now = now_ms()
@@ -231,9 +236,9 @@ class Registry:
         with self._engine.connect() as connection:
             return list(connection.execute(query).all())
 
-    def _confirm(self, id: UUID, boot: str) -> None:
+    def _confirm(self, id: UUID, confirmation: str) -> None:
         client: Any = self._nodes.home
-        client.hset(keys.REGISTERED, str(id), boot)
+        client.hset(keys.REGISTERED, str(id), confirmation)
 
 
 def _entries_of(client: redis.Redis, rows: Sequence[Any]) -> dict[tuple[int, int], int]:

@@ -23,10 +23,19 @@ SIDECARS: Final = "{credits}:sidecars"
 """Hash: id of a sidecar -> its last sign of life, as JSON."""
 
 REGISTERED: Final = "{credits}:registered"
-"""Hash, written by workers: id of a sidecar -> the boot that Postgres knows."""
+"""Hash, written by workers: id of a sidecar -> its `confirmation`."""
 
 ANSWER_CHANNEL_PREFIX: Final = "credits:answer:"
 """Pub/sub channel of one sidecar, with answers: `<account> loaded|unknown|closing|lost`."""
+
+
+def confirmation(boot: str, run_id: str, replid: str) -> str:
+    """Return what says that Postgres knows a boot of a sidecar, and that this Redis was told.
+
+    Another process that has it, from an old file or as a replica, was told nothing: the sidecar
+    may have been let go since.
+    """
+    return f"{boot} {run_id} {replid}"
 
 
 def shard_of(account: str, shards: int) -> int:

@@ -87,12 +87,14 @@ class Looker:
             sights[node] = sight
         if not any(sights.values()):
             raise StoreUnavailable(home.problem or "no node of Redis answers")
-        return Seen(said.shards, said.boot == self._identity.boot, sights)
+        return Seen(said.shards, said.is_registered, sights)
 
     async def _look_home(self, home: Node) -> Home:
         try:
             async with asyncio.timeout(self._look_seconds):
-                return await look_home(home.wire, self._identity.id, self._beat())
+                return await look_home(
+                    home.wire, self._identity.id, self._identity.boot, self._beat()
+                )
         except FAULTS as error:
             await _lose(home, error)
             raise StoreUnavailable(_about(error)) from error

@@ -31,10 +31,10 @@ class Fence:
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """What belongs to no shard. `boot` is the one that workers have confirmed of this sidecar."""
+    """What belongs to no shard. `is_registered`: workers know this boot of this sidecar."""
 
     shards: int
-    boot: str
+    is_registered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +53,25 @@ class Sight:
         return int(self.info.get("used_memory") or 0) / limit if limit else 0.0
 
 
-async def look_home(wire: Wire, sidecar_id: str, beat: bytes) -> Home:
+async def look_home(wire: Wire, sidecar_id: str, boot: str, beat: bytes) -> Home:
     """Give a sign of life, and return what there is to see at the home node.
 
     Raises what `Wire.ask` raises, and the error that the node answers: `ReadOnlyError` when it is
     a replica.
     """
-    shards, _, boot = _all(
+    info, shards, _, confirmed = _all(
         await wire.ask(
             [
+                ("INFO", "server", "replication"),
                 ("HGET", keys.META, "shards"),
                 ("HSET", keys.SIDECARS, sidecar_id, beat),
                 ("HGET", keys.REGISTERED, sidecar_id),
             ]
         )
     )
-    return Home(int(shards or 0), (boot or b"").decode())
+    said = _fields(info)
+    expected = keys.confirmation(boot, said["run_id"], said["master_replid"])
+    return Home(int(shards or 0), confirmed == expected.encode())
 
 
 async def look(wire: Wire, shards: Sequence[int]) -> Sight:

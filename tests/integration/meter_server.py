@@ -160,8 +160,11 @@ class Sidecar:
 def confirm_sidecars(client: redis.Redis) -> None:
     """Register every sidecar that gave a sign of life, as a worker does."""
     beats: Any = client.hgetall(keys.SIDECARS)
+    info: Any = client.info()
     for id, beat in beats.items():
-        client.hset(keys.REGISTERED, id, json.loads(beat)["boot"])
+        boot = json.loads(beat)["boot"]
+        confirmation = keys.confirmation(boot, info["run_id"], info["master_replid"])
+        client.hset(keys.REGISTERED, id, confirmation)
 
 
 class Ledger:

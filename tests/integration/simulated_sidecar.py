@@ -62,9 +62,11 @@ class SimulatedSidecar:
         self.boot = uuid.uuid4().hex
 
     def is_confirmed(self) -> bool:
-        """Tell whether Redis says that the ledger knows this boot."""
+        """Tell whether Redis, this very process, was told that the ledger knows this boot."""
         found = self._home.hget(keys.REGISTERED, str(self.id))
-        return bool(found == self.boot.encode())
+        info = self._home.info()
+        expected = keys.confirmation(self.boot, info["run_id"], info["master_replid"])
+        return bool(found == expected.encode())
 
     @property
     def state(self) -> str:

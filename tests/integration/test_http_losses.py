@@ -255,6 +255,17 @@ def test_one_that_is_not_registered_acknowledges_nothing(acme: Meter) -> None:
     acme.accept("debit", account="acme", id="d", amount=100)
 
 
+def test_a_confirmation_that_another_process_was_told_counts_for_nothing(acme: Meter) -> None:
+    client = acme.ledger.redis
+    (id,) = client.hkeys(keys.SIDECARS)
+    boot, _, replid = client.hget(keys.REGISTERED, id).decode().split(" ")
+    for told in (f"{boot} {'0' * 40} {replid}", f"{boot} {client.info()['run_id']} {'0' * 40}"):
+        acme.sidecar.wait_ready()
+        client.hset(keys.REGISTERED, id, told)
+        eventually(lambda: acme.http.get("/readyz").status_code == 503)
+        assert "registered" in acme.http.get("/readyz").json()["reason"]
+
+
 def test_on_its_way_out_it_waits_for_the_ledger_and_says_goodbye(
     lonely_ledger: Ledger, lonely_redis_url: str
 ) -> None:
