@@ -7,7 +7,6 @@ from collections.abc import Generator
 from tests.simulation.jobs import Jobs
 from tests.simulation.ledger import Ledger, Shard
 from tests.simulation.posting import post
-from tests.simulation.redis_state import Server
 from tests.simulation.rules import BATCH, KEEP
 from tests.simulation.values import Event, Mark, Steps
 
@@ -32,6 +31,8 @@ class Flush(Jobs):
         try:
             epoch, cursor = shard.epoch, shard.cursor
             yield
+            if self._is_in_doubt(shard):
+                return "busy"  # what the ledger lent may be more than it knows
             reading = self._read(number, shard)
             if reading is None:
                 return "changed"
@@ -39,7 +40,7 @@ class Flush(Jobs):
             self.world.note("worker: flush read", f"shard {number}/{epoch} {entries} of {added}")
             yield
             if self.ledger is not ledger or not shard.is_locked:
-                return "changed"
+                return "busy"  # its transaction was ended: nothing is known of the stream
             is_complete = self._commit(ledger, number, entries, added)
         finally:
             shard.is_locked = False
@@ -60,14 +61,14 @@ class Flush(Jobs):
         is_same = (server.run_id, server.replid) == (shard.run_id, shard.replid)
         if self.rules.is_fenced and not is_same:
             return None
-        if self._is_in_doubt(server, shard):
-            return None  # what the ledger lent may be more than it knows
         stream = server.data.streams.get((number, shard.epoch))
         entries = [] if stream is None else [e for e in stream.entries if e[0] > shard.cursor]
         return entries[:BATCH], server.data.added(number, shard.epoch)
 
-    def _is_in_doubt(self, server: Server, shard: Shard) -> bool:
-        is_promoted = server.data.timeline not in (None, self.ledger.timeline)
+    def _is_in_doubt(self, shard: Shard) -> bool:
+        server = self.master()
+        known = None if server is None else server.data.timeline
+        is_promoted = known not in (None, self.ledger.timeline)
         return self.rules.doubts_at_the_flush and is_promoted and shard.state != "suspect"
 
     def _commit(self, ledger: Ledger, number: int, entries: Entries, added: int) -> bool:

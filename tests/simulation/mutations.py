@@ -54,7 +54,7 @@ MUTATIONS: Final = {
         Rules(
             doubts_a_promoted_ledger=False,
             doubts_at_the_flush=False,
-            flushes_into_this_ledger=False,
+            flushes_this_epoch_into_this_ledger=False,
             enters_again_whom_it_forgot=False,
         ),
         _PROMOTIONS,
@@ -98,11 +98,11 @@ MUTATIONS: Final = {
     "flush into a doubtful ledger": Mutation(
         Rules(doubts_at_the_flush=False), _PROMOTIONS, ("dead letters",)
     ),
-    "count a flush into another ledger": Mutation(
-        Rules(flushes_into_this_ledger=False),
+    "count another flush": Mutation(
+        Rules(flushes_this_epoch_into_this_ledger=False),
         ("fail_over_ledger", "rebuild", "stop_for_a_while", "lose_reply"),
         ("lost",),
-        first=39_600,
+        first=7_300,
     ),
     "forget whom Redis knows": Mutation(
         Rules(enters_again_whom_it_forgot=False),

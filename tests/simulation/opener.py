@@ -20,6 +20,9 @@ class View(NamedTuple):
     fences: dict[int, Fence]
 
 
+Flushed = tuple[int, int, int]
+"""A shard, in its epoch, and the timeline of the ledger that has its stream now."""
+
 Plan = dict[int, tuple[str, str, int]]
 """What each shard needs: the step, the cause, and the epoch."""
 
@@ -39,6 +42,7 @@ class Opener(Flush):
             return
         yield from self._doubt()
         flushed = yield from self._flush_suspects()
+        yield
         ledger = self.ledger
         yield from self._lock(ledger)
         try:
@@ -100,18 +104,19 @@ class Opener(Flush):
         known = None if view is None else view.timeline
         return self.rules.doubts_a_promoted_ledger and known not in (None, ledger.timeline)
 
-    def _flush_suspects(self) -> Generator[None, None, set[int]]:
+    def _flush_suspects(self) -> Generator[None, None, set[Flushed]]:
         """Flush what Redis still has of suspect shards, before they are given up."""
         flushed = set()
         for number in [n for n, s in enumerate(self.ledger.shards) if s.state == "suspect"]:
+            timeline, epoch = self.ledger.timeline, self.ledger.shards[number].epoch
             result = "more"
             while result == "more":
                 result = yield from self.flush(number)
             if result != "busy":
-                flushed.add(number)
+                flushed.add((number, epoch, timeline))
         return flushed
 
-    def _open_alone(self, ledger: Ledger, flushed: set[int]) -> Steps:
+    def _open_alone(self, ledger: Ledger, flushed: set[Flushed]) -> Steps:
         rows = {n: s for n, s in enumerate(ledger.shards) if not s.is_locked}
         for shard in rows.values():
             shard.is_locked = True
@@ -120,8 +125,6 @@ class Opener(Flush):
             view = self._view()
             if view is None:
                 return
-            if view.timeline not in (None, ledger.timeline) and self.rules.flushes_into_this_ledger:
-                flushed = set()  # what was flushed into the one before it may not have
             plan = self._plan(rows, view, flushed)
             yield
             if self.ledger is not ledger or ledger.opener is not self:
@@ -150,13 +153,13 @@ class Opener(Flush):
 
     # What a shard needs -----------------------------------------------------------------------
 
-    def _plan(self, rows: dict[int, Shard], view: View, flushed: set[int]) -> Plan:
+    def _plan(self, rows: dict[int, Shard], view: View, flushed: set[Flushed]) -> Plan:
         """`persistence.diagnosis.plan_round`."""
         plan = {}
         for number, shard in rows.items():
             step, cause = self._diagnose(number, shard, view)
             is_whole = shard.state == "suspect" and bool(cause) and cause == shard.cause
-            if is_whole and number not in flushed:
+            if is_whole and not self._counts(number, shard, flushed):
                 continue  # its stream first; it comes the next time
             fence, epoch = view.fences.get(number), shard.epoch
             if step == "give up":
@@ -165,6 +168,11 @@ class Opener(Flush):
                 epoch = fence.epoch
             plan[number] = step, cause, epoch
         return plan
+
+    def _counts(self, number: int, shard: Shard, flushed: set[Flushed]) -> bool:
+        if self.rules.flushes_this_epoch_into_this_ledger:
+            return (number, shard.epoch, self.ledger.timeline) in flushed
+        return any(place[0] == number for place in flushed)
 
     def _diagnose(self, number: int, shard: Shard, view: View) -> tuple[str, str]:
         """`persistence.diagnosis.diagnose`."""

@@ -57,7 +57,7 @@ class Rules:
     """A record that is entered when the cursor has passed it is forgotten all the same."""
     opens_a_generation_once: bool = True
     """An account that was opened and is gone is lost, also when the ledger does not know yet."""
-    flushes_into_this_ledger: bool = True
-    """A flush into a ledger that was promoted since does not count before a shard is given up."""
+    flushes_this_epoch_into_this_ledger: bool = True
+    """Another epoch's flush, or one into a ledger that was promoted since, does not count."""
     keeps_until_confirmed: bool = True
     """Records stay in the journal until the published cursor has passed them."""
