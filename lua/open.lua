@@ -11,7 +11,8 @@
 -- ARGV[7] allowance  integer  microcredits it may use while Redis is away; may be missing
 --
 -- Returns {status, ...}, the first status that applies:
---   fenced    the account is of a newer epoch; nothing changed
+--   fenced    the account is of a newer epoch, or the epoch's stream is not there: this Redis, or
+--             the shard in it, was emptied; nothing changed
 --   stale     the account is of another generation; nothing changed
 --   replayed  refill_no of the account; it is open already; nothing changed
 --   applied   the account is there, with nothing available
@@ -20,6 +21,9 @@ local gen, refill_no, status, overdraft = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local reason, allowance = ARGV[6] or '', ARGV[7] or 0
 
 local refusal = load_account()
+if call('EXISTS', stream_key) == 0 then
+  return { 'fenced' }
+end
 if refusal and refusal[1] == 'fenced' then
   if tonumber(call('HGET', account_key, 'epoch')) > tonumber(epoch) then
     return refusal

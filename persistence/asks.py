@@ -10,15 +10,16 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from persistence.database import in_transaction
+from persistence.errors import RedisChanged
 from persistence.pipelines import call_reachable, is_away
 from persistence.places import Place, places_of
 from persistence.recovery import Cause, suspect
-from persistence.refills import RefillSender
+from persistence.refills import RefillSender, Sent
 from persistence.reopening import Reopener
 from sidecar import keys
 from sidecar.domain import is_account
 from sidecar.metrics import WorkerMetrics
-from sidecar.nodes import RedisNodes
+from sidecar.nodes import FAULTS, RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class AccountLoader:
             self._reopener.reopen(due)
             places = self._places(accounts)
         usable = [place.account for place in places if place.is_present]
-        sent = self._sender.send(usable) if usable else None
+        sent = self._send(usable)
         # Read again: what Redis has been sent by now, it must have.
         usable_now = [place for place in self._places(usable) if place.is_present]
         outcomes = dict.fromkeys(accounts, "unknown")
@@ -88,6 +89,16 @@ class AccountLoader:
         for place, reply in zip(usable_now, self._balances(usable_now), strict=True):
             outcomes[place.account] = self._outcome(place, reply)
         return outcomes | dict.fromkeys(sent.lost if sent else (), "closing")
+
+    def _send(self, accounts: list[str]) -> Sent | None:
+        if not accounts:
+            return None
+        try:
+            return self._sender.send(accounts)
+        except (*FAULTS, RedisChanged) as error:
+            # Others of them may be there all the same: what Redis says of each one counts.
+            _log.warning("refills not sent", extra={"error": str(error)})
+            return None
 
     def _outcome(self, place: Place, reply: Any) -> str:
         if is_away(reply):

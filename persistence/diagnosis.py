@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -44,10 +44,10 @@ class Plan:
         return [shard for shard, step in self.steps.items() if step in steps]
 
 
-def plan_round(rows: Sequence[sa.Row[Any]], view: View, flushed: set[int]) -> Plan:
+def plan_round(rows: Sequence[sa.Row[Any]], view: View, flushed: Mapping[int, int]) -> Plan:
     """Return what to do now with each shard of these rows.
 
-    A shard of a Redis that is whole is given up only when it is in `flushed`.
+    A shard of a Redis that is whole is given up only when `flushed` has it with this epoch.
     """
     plan = Plan()
     for row in rows:
@@ -55,7 +55,7 @@ def plan_round(rows: Sequence[sa.Row[Any]], view: View, flushed: set[int]) -> Pl
             continue  # its node does not answer
         step, cause = diagnose(row, view)
         is_whole = row.state == "suspect" and cause is not None and cause == row.cause
-        if is_whole and row.shard not in flushed:
+        if is_whole and flushed.get(row.shard) != row.epoch:
             continue  # its stream first; it comes the next time
         plan.steps[row.shard] = step
         plan.states[row.shard] = row.state
@@ -81,6 +81,9 @@ def diagnose(row: sa.Row[Any], view: View) -> tuple[Step, Cause | None]:
     if fence is not None and fence.epoch > row.epoch and fence.process == process:
         return Step.CATCH_UP, None
     cause = _cause(row, fence, view)
+    if cause is not None and cause == row.cause and not row.is_fenced:
+        # Its fence fits, so it is true; and what it has is flushed before it is given up.
+        return Step.CONFIRM, None
     if cause is not None:
         return Step.GIVE_UP, cause
     if not row.is_fenced:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sidecar.errors import CreditsError, ErrorCode, Refusal
+from sidecar.nodes import NodeChanged
 
 
 class AccountUnknown(Refusal):
@@ -42,7 +43,7 @@ class RedisMismatch(CreditsError):
     """Raised when Redis carries the state of another ledger than the one that was opened."""
 
 
-class RedisChanged(CreditsError):
+class RedisChanged(CreditsError, NodeChanged):
     """Raised when the Redis that answers is not the one that the ledger lent to.
 
     Nothing was done. The opener sees to it; what was tried is tried again when it has.

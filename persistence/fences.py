@@ -14,7 +14,7 @@ import redis
 
 from persistence.errors import RedisChanged
 from sidecar import keys
-from sidecar.nodes import FAULTS, RedisNodes
+from sidecar.nodes import RedisNodes, raise_if_all_failed
 
 GROUP: Final = "ledger"
 """Consumer group of each stream; nobody reads by it."""
@@ -79,19 +79,15 @@ def look(nodes: RedisNodes, shards: Sequence[int]) -> View:
     ledger, count, timeline = (None if part is None else part.decode() for part in name)
     processes: dict[int, RedisProcess] = {}
     found: dict[int, Fence | None] = {}
-    failed: Exception | None = None
-    for client, mine in nodes.groups(shards, int):
-        try:
-            process, fences = _look_at(client, mine)
-        except (*FAULTS, RedisChanged) as error:
-            failed = error
-            continue
-        processes |= dict.fromkeys(fences, process)
-        found |= fences
+    looks = nodes.on_each(nodes.groups(shards, int), _look_at)
+    raise_if_all_failed(looks)
+    for look in looks:
+        if not isinstance(look, Exception):
+            process, fences = look
+            processes |= dict.fromkeys(fences, process)
+            found |= fences
     if len(found) < len(shards):
         nodes.doubt()
-    if failed is not None and not processes:
-        raise failed
     known = int(count) if count and count.isdigit() else None
     return View(ledger, known, timeline, processes, found)
 
@@ -118,29 +114,43 @@ def _look_at(
     return process, {s: _fence(found) for s, found in fences if not isinstance(found, Exception)}
 
 
-def write(nodes: RedisNodes, fences: Mapping[int, Fence], ledger: LedgerName) -> None:
-    """Write fences of epochs that begin now, and which ledger it is.
-
-    A stream of that name can only be left from a ledger that went back in time: it goes. The new
-    one has a consumer group, by which it is told from one that was deleted and began anew.
-    """
+def write_name(nodes: RedisNodes, ledger: LedgerName) -> None:
+    """Write which ledger it is."""
     home: Any = nodes.home
     name = {"shards": ledger.shards, "ledger": ledger.id, "timeline": ledger.timeline}
     home.hset(keys.META, mapping=name)
-    streams = {shard: keys.stream(shard, fence.epoch) for shard, fence in fences.items()}
+
+
+def write(nodes: RedisNodes, fences: Mapping[int, Fence]) -> set[int]:
+    """Write fences of epochs that begin now; return the shards that have theirs.
+
+    What older epochs left in streams is never read again: it goes first, since Redis may be full. A
+    stream of the new name can only be left from a ledger that went back in time: it goes, too. The
+    new one has a consumer group, by which it is told from one that was deleted and began anew.
+    Raises the first error when no shard has its fence.
+    """
 
     def clear(pipeline: Any, shard: int) -> None:
-        pipeline.unlink(streams[shard])
+        epoch = fences[shard].epoch
+        old = range(max(epoch - _OLDER_STREAMS, 0), epoch + 1)
+        pipeline.unlink(*(keys.stream(shard, number) for number in old))
 
     def begin(pipeline: Any, shard: int) -> None:
-        pipeline.xgroup_create(streams[shard], GROUP, id="0", mkstream=True)
+        stream = keys.stream(shard, fences[shard].epoch)
+        pipeline.xgroup_create(stream, GROUP, id="0", mkstream=True)
 
     def fence(pipeline: Any, shard: int) -> None:
         pipeline.hset(keys.fence(shard), mapping=_fields(fences[shard]))
 
+    shards, failed = list(fences), None
     # The fence is last: it lets sidecars decide.
     for step in (clear, begin, fence):
-        _check(nodes.ask(list(fences), int, step))
+        replies = nodes.ask(shards, int, step)
+        failed = next((reply for reply in replies if isinstance(reply, Exception)), failed)
+        shards = [s for s, reply in zip(shards, replies, strict=True) if not _is_error(reply)]
+    if failed is not None and not shards:
+        raise failed
+    return set(shards)
 
 
 def _fields(fence: Fence) -> dict[str, str | int]:
@@ -152,36 +162,32 @@ def _fields(fence: Fence) -> dict[str, str | int]:
     }
 
 
-def claim_streams(nodes: RedisNodes, epochs: Mapping[int, int]) -> None:
-    """Give streams that an older version began the group that `write` gives them."""
+def claim_streams(nodes: RedisNodes, epochs: Mapping[int, int]) -> set[int]:
+    """Give streams of an older version the group that `write` gives; return whose have it."""
 
     def claim(pipeline: Any, shard: int) -> None:
         stream = keys.stream(shard, epochs[shard])
         pipeline.xgroup_create(stream, GROUP, id="0", mkstream=True)
 
     replies = nodes.ask(list(epochs), int, claim)
-    _check([reply for reply in replies if not str(reply).startswith("BUSYGROUP")])
+    return {
+        shard
+        for shard, reply in zip(epochs, replies, strict=True)
+        if not _is_error(reply) or str(reply).startswith("BUSYGROUP")
+    }
 
 
-def write_flags(nodes: RedisNodes, draining: Mapping[int, bool], epochs: Mapping[int, int]) -> None:
-    """Say of shards whether they drain; with the drain end the streams of the epochs before."""
+def write_flags(nodes: RedisNodes, draining: Mapping[int, bool]) -> None:
+    """Say of shards whether they drain; what fails is seen and said again by the next round."""
 
     def flag(pipeline: Any, shard: int) -> None:
         pipeline.hset(keys.fence(shard), "draining", int(draining[shard]))
 
-    def forget(pipeline: Any, shard: int) -> None:
-        before = range(max(epochs[shard] - _OLDER_STREAMS, 0), epochs[shard])
-        pipeline.unlink(*(keys.stream(shard, epoch) for epoch in before))
-
-    _check(nodes.ask(list(draining), int, flag))
-    over = [shard for shard, is_draining in draining.items() if not is_draining]
-    _check(nodes.ask(over, int, forget))
+    nodes.ask(list(draining), int, flag)
 
 
-def _check(replies: Sequence[Any]) -> None:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, Exception)
 
 
 def ask_process(pipeline: Any) -> None:

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine
 from persistence.batches import Flushed, Shard, take_shard, write_batch
 from persistence.catching_up import BEHIND_SECONDS, CatchingUp
 from persistence.database import now_ms
+from persistence.doubt import is_doubted, told_timeline
 from persistence.errors import RedisChanged, ShardBusy
 from persistence.posting import Posted
 from persistence.recovery import Cause, Drained, report_drained, suspect
@@ -37,6 +38,7 @@ _log: Final = logging.getLogger(__name__)
 
 _PAUSE_SECONDS: Final = 0.02
 _SAY_AGAIN_SECONDS: Final = 5.0
+_TRIM_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Flusher:
         self._keep_ms = keep_seconds * 1000
         self._published: dict[int, str] = {}
         self._forget_at = 0.0
+        self._trim_at = 0.0
+        self._told = ""
         self._catching_up = CatchingUp(metrics, behind_seconds=behind_seconds)
 
     def run_once(self) -> list[FlushResult]:
@@ -122,6 +126,8 @@ class Flusher:
             # A row that someone else holds for long must not hold up the other shards.
             connection.execute(_LOCK_TIMEOUT)
             state = take_shard(connection, shard)
+            if state.state != "suspect" and is_doubted(connection, self._told):
+                raise ShardBusy("the ledger is in doubt: the shard is to be suspect first")
             place = (shard, state.epoch, state.cursor)
             reading = self._reader.read(*place, self._batch_events, state.process)
             flushed = self._flush(connection, state, reading)
@@ -130,7 +136,6 @@ class Flusher:
         if flushed.cause is None and flushed.is_complete:
             last_id = reading.entries[-1][0].decode()
             self._publish([(shard, state.epoch, last_id)])
-            self._trim(shard, state.epoch, last_id)
         result = _result(shard, reading, flushed, self._batch_events)
         self._count(result, time.perf_counter() - started)
         _report(shard, flushed)
@@ -150,6 +155,7 @@ class Flusher:
 
     def _behind(self) -> list[int]:
         """Return the shards with events that the ledger has not, those that wait longest first."""
+        self._told = told_timeline(self._nodes)
         with self._engine.connect() as connection:
             rows = connection.execute(_FENCED_SHARDS).all()
         infos = self._ask(rows, lambda pipeline, stream, _: pipeline.xinfo_stream(stream))
@@ -159,6 +165,7 @@ class Flusher:
         added = {row.shard: entries_added(info) for row, info in told}
         whole = [row for row in rows if added[row.shard] == row.flushed_events]
         self._publish([(r.shard, r.epoch, r.cursor) for r in whole if r.state != "suspect"])
+        self._trim()
         waiting = [row for row in rows if added[row.shard] > row.flushed_events]
         first = self._ask(waiting, lambda p, stream, row: _first_after(p, stream, row.cursor))
         oldest = {
@@ -217,13 +224,18 @@ class Flusher:
             # The ledger has it; the next look says it again.
             _log.warning("cursors not published", extra={"shards": len(news) - len(said)})
 
-    def _trim(self, shard: int, epoch: int, last_id: str) -> None:
-        """Drop what the ledger has held for long enough; what fails is done with the next batch."""
-        keep_from = max(int(last_id.partition("-")[0]) - self._keep_ms, 0)
+    def _trim(self) -> None:
+        """Drop what the ledger has held for long enough: after a fail-over it may have it no more.
+
+        Also where nothing new comes: Redis may be too full for anything new.
+        """
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + min(_TRIM_SECONDS, self._keep_ms / 1000)
+        with self._engine.connect() as connection:
+            rows = connection.execute(_HELD, {"before": now_ms() - self._keep_ms}).all()
         with contextlib.suppress(redis.RedisError):
-            self._nodes.of(shard).xtrim(
-                keys.stream(shard, epoch), minid=keep_from, approximate=True
-            )
+            self._ask(rows, lambda p, stream, row: p.xtrim(stream, minid=row.last_id))
 
     def _count(self, result: FlushResult, seconds: float) -> None:
         self._metrics.flush_seconds.observe(seconds)
@@ -270,6 +282,17 @@ def _report(shard: int, flushed: Flushed) -> None:
 
 
 _LOCK_TIMEOUT: Final = sa.text("SET LOCAL lock_timeout = '2s'")
+
+# The last entry that was in the ledger some time ago, of each shard whose Redis is trusted.
+_HELD: Final = sa.text(
+    """
+    SELECT s.shard, s.epoch, b.last_id FROM shards s CROSS JOIN LATERAL (
+        SELECT last_id FROM flush_batches b
+        WHERE b.shard = s.shard AND b.epoch = s.epoch AND b.at_ms <= :before
+        ORDER BY b.batch_no DESC LIMIT 1) b
+    WHERE s.is_fenced AND s.state <> 'suspect'
+    """
+)
 
 _FENCED_SHARDS: Final = sa.text(
     "SELECT shard, epoch, state, cursor, flushed_events FROM shards"

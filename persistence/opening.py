@@ -24,10 +24,12 @@ from persistence import fences
 from persistence import opening_sql as sql
 from persistence.database import timeline
 from persistence.diagnosis import Plan, Step, diagnose, is_draining, plan_round
+from persistence.doubt import enter_again
 from persistence.errors import RedisChanged, RedisMismatch, ShardBusy
 from persistence.fences import Fence, LedgerName, RedisProcess, View
 from persistence.flush import Flusher
 from persistence.generations import OPENING_LOCK
+from persistence.patience import Patience
 from persistence.recovery import (
     Cause,
     finish_drains,
@@ -38,7 +40,7 @@ from persistence.recovery import (
 )
 from sidecar.durable import require_durable
 from sidecar.metrics import WorkerMetrics
-from sidecar.nodes import RedisNodes
+from sidecar.nodes import FAULTS, RedisNodes
 
 _log: Final = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class ShardOpener:
         self._durable: set[RedisProcess] = set()
         self._waiting: dict[str, int] = {}
         self._rounds_waited = 0
+        self._patience = Patience()
 
     def run_once(self) -> int:
         """Look at every shard, and put right what does not fit; return how many were put right.
@@ -97,24 +100,26 @@ class ShardOpener:
     def open_shards(self) -> Opened:
         """Bring ledger and fences together; raises what `run_once` does."""
         self._doubt_a_promoted_ledger()
-        flushed = self._flush_suspects()
+        told, flushed = self._flush_suspects()
         with self._opening_alone() as connection:
             with connection.begin():
                 rows = connection.execute(sql.ROWS_LOCKED).all()
                 ledger = _ledger(connection)
                 view = self._look(rows, ledger)
-                plan = plan_round(rows, view, flushed)
+                if told != ledger.timeline:
+                    flushed = {}  # it went back in time since
+                plan = plan_round(self._patience.ready(rows), view, flushed)
                 self._write_plan(connection, plan, view)
             # Only now does Postgres have it: a fence must never outlive a rollback.
-            self._write_fences(plan, view, ledger)
+            written = self._write_fences(plan, view, ledger)
             with connection.begin():
-                confirmed = plan.having(Step.OPEN, Step.GIVE_UP, Step.CONFIRM)
+                confirmed = [*written, *plan.having(Step.CONFIRM)]
                 epochs = [plan.epochs[shard] for shard in confirmed]
                 connection.execute(sql.CONFIRM, {"shards": confirmed, "epochs": epochs})
                 drained = finish_drains(connection, list(plan.steps))
             flags = {shard: plan.states[shard] == "draining" for shard in plan.having(Step.FLAG)}
             flags |= {one.shard: False for one in drained}
-            fences.write_flags(self._nodes, flags, plan.epochs)
+            fences.write_flags(self._nodes, flags)
         self._report(plan)
         report_drained(drained, self._metrics)
         return Opened(
@@ -130,8 +135,8 @@ class ShardOpener:
         connection.execute(sql.OPEN, _values(firsts, plan, view))
         # Nothing of these generations was ever in Redis: they begin in the first epoch.
         connection.execute(sql.ADOPT_GENERATIONS, {"shards": firsts})
-        adopted = plan.having(Step.ADOPT)
-        fences.claim_streams(self._nodes, {shard: plan.epochs[shard] for shard in adopted})
+        claimed = {shard: plan.epochs[shard] for shard in plan.having(Step.ADOPT)}
+        adopted = sorted(fences.claim_streams(self._nodes, claimed))
         connection.execute(sql.ADOPT_PROCESS, _values(adopted, plan, view))
         behind = plan.having(Step.CATCH_UP)
         cause = {"cause": Cause.LEDGER_BEHIND.value}
@@ -154,33 +159,42 @@ class ShardOpener:
             with connection.begin():
                 ledger = _ledger(connection)
                 if self._look([], ledger).doubts(ledger):
+                    # Those too are waited for whom the ledger forgot: they may have a journal.
+                    forgotten = enter_again(connection, self._nodes)
                     count = suspect_all(connection, Cause.LEDGER_PROMOTED)
-                    _log.critical("Postgres was promoted or restored", extra={"shards": count})
+                    fields = {"shards": count, "forgotten sidecars": forgotten}
+                    _log.critical("Postgres was promoted or restored", extra=fields)
             # Not before it is committed: Redis must not agree with a ledger that is not in doubt.
-            fences.write(self._nodes, {}, ledger)
+            fences.write_name(self._nodes, ledger)
 
-    def _flush_suspects(self) -> set[int]:
-        """Flush what Redis still has of suspect shards, before they are given up; return which.
+    def _flush_suspects(self) -> tuple[str, dict[int, int]]:
+        """Flush what Redis still has of suspect shards, before they are given up.
+
+        Returns Postgres's timeline, and which shards, each with the epoch that was flushed.
 
         When the ledger went back in time, events that it lost are nowhere but in the stream: the
         sidecars were told that it had them.
         """
         with self._engine.connect() as connection:
-            shards = list(connection.scalars(sql.SUSPECTS))
-        flushed = set()
-        for shard in shards:
+            told = timeline(connection)
+            suspects = {row.shard: int(row.epoch) for row in connection.execute(sql.SUSPECTS)}
+        flushed = {}
+        for shard, epoch in suspects.items():
             try:
                 rounds = (self._flusher.flush_shard(shard) for _ in range(_FLUSH_ROUNDS))
                 any(not result.is_more for result in rounds)
             except ShardBusy:
                 continue
-            except sa.exc.OperationalError as error:
+            except FAULTS as error:
+                _log.warning("its node of Redis is away", extra=_about(shard, error))
+                continue  # it waits, and no other with it
+            except RedisChanged as error:
+                _log.warning("not flushed before it is given up", extra=_about(shard, error))
+            except (sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 _log.warning("not flushed yet", extra=_about(shard, error))
                 continue  # the next round; what it has may be nowhere else
-            except (RedisChanged, sa.exc.SQLAlchemyError, psycopg.Error) as error:
-                _log.warning("not flushed before it is given up", extra=_about(shard, error))
-            flushed.add(shard)
-        return flushed
+            flushed[shard] = epoch
+        return told, flushed
 
     # What Redis gets and says -----------------------------------------------------------------
 
@@ -198,7 +212,8 @@ class ShardOpener:
             self._durable = set(view.processes.values())
         return view
 
-    def _write_fences(self, plan: Plan, view: View, ledger: LedgerName) -> None:
+    def _write_fences(self, plan: Plan, view: View, ledger: LedgerName) -> set[int]:
+        """Write what begins; return which shards have their fence."""
         begun = {
             shard: Fence(plan.epochs[shard], view.processes[shard], shard in plan.causes)
             for shard in plan.having(Step.OPEN, Step.GIVE_UP)
@@ -206,7 +221,16 @@ class ShardOpener:
         # A promotion that came just now is not passed over: the next round sees to it.
         seen = view.timeline if view.doubts(ledger) else None
         name = dataclasses.replace(ledger, timeline=seen or ledger.timeline)
-        fences.write(self._nodes, begun, name)
+        try:
+            # What is old goes first: Redis may be too full even for a name.
+            written = fences.write(self._nodes, begun)
+        except FAULTS:
+            self._patience.failed(begun)
+            raise
+        self._patience.failed(begun.keys() - written)
+        self._patience.worked(written)
+        fences.write_name(self._nodes, name)
+        return written
 
     @contextlib.contextmanager
     def _opening_alone(self) -> Iterator[Connection]:

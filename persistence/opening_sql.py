@@ -16,7 +16,7 @@ ROWS: Final = sa.text(
 # One that is being flushed comes the next time: it must not hold up the others.
 ROWS_LOCKED: Final = sa.text(f"{ROWS.text} FOR NO KEY UPDATE SKIP LOCKED")
 
-SUSPECTS: Final = sa.text("SELECT shard FROM shards WHERE state = 'suspect' ORDER BY shard")
+SUSPECTS: Final = sa.text("SELECT shard, epoch FROM shards WHERE state = 'suspect' ORDER BY shard")
 
 _SHARD_LIST: Final = sa.bindparam("shards", type_=ARRAY(sa.Integer))
 _EPOCH_LIST: Final = sa.bindparam("epochs", type_=ARRAY(sa.Integer))

@@ -6,7 +6,7 @@ know them, and gets them only after it has said on the same connection that it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from persistence.errors import RedisChanged
 from sidecar import keys
-from sidecar.nodes import FAULTS, NoNode, RedisNodes
+from sidecar.nodes import MOVING, NoNode, RedisNodes, raise_if_all_failed
 from sidecar.scripts import Script, load_scripts
 
 Argument = str | int | bytes
@@ -49,7 +49,11 @@ def call_many(nodes: RedisNodes, calls: Sequence[Call]) -> list[Any]:
     Raises `RedisChanged` when another process answers, and the errors of redis-py when a node
     cannot be reached; which calls ran is unknown then.
     """
-    return _on_each_node(nodes, calls, _call)
+    replies = call_reachable(nodes, calls)
+    for reply in replies:
+        if is_away(reply):
+            raise reply
+    return replies
 
 
 def call_reachable(nodes: RedisNodes, calls: Sequence[Call]) -> list[Any]:
@@ -57,40 +61,22 @@ def call_reachable(nodes: RedisNodes, calls: Sequence[Call]) -> list[Any]:
 
     Raises what `call_many` does when it is so with every node.
     """
-    failures: list[Exception] = []
-    tried = 0
-
-    def call(client: redis.Redis, mine: Sequence[Call]) -> list[Any]:
-        nonlocal tried
-        tried += 1
-        try:
-            return _call(client, mine)
-        except (*FAULTS, RedisChanged) as error:
-            failures.append(error)
-            return [error] * len(mine)
-
-    replies = _on_each_node(nodes, calls, call)
-    if failures and len(failures) == tried:
-        raise failures[0]
+    replies: list[Any] = [NoNode("no node has the shard")] * len(calls)
+    groups = nodes.groups(range(len(calls)), lambda at: calls[at].shard)
+    answers = nodes.on_each(groups, lambda client, mine: _call(client, [calls[at] for at in mine]))
+    for (_, places), answer in zip(groups, answers, strict=True):
+        mine = [answer] * len(places) if isinstance(answer, Exception) else answer
+        for at, reply in zip(places, mine, strict=True):
+            replies[at] = reply
+    raise_if_all_failed(answers)
     return replies
 
 
 def is_away(reply: Any) -> bool:
-    """Tell whether a call had no reply, because its node could not be reached or is another."""
-    return isinstance(reply, Exception) and not isinstance(reply, ResponseError)
-
-
-def _on_each_node(
-    nodes: RedisNodes,
-    calls: Sequence[Call],
-    call: Callable[[redis.Redis, Sequence[Call]], list[Any]],
-) -> list[Any]:
-    replies: list[Any] = [NoNode("no node has the shard")] * len(calls)
-    for client, places in nodes.groups(range(len(calls)), lambda at: calls[at].shard):
-        answers = call(client, [calls[at] for at in places])
-        for at, answer in zip(places, answers, strict=True):
-            replies[at] = answer
-    return replies
+    """Tell whether a call had no reply: its node cannot be reached, is another, or not the one."""
+    return isinstance(reply, Exception) and (
+        not isinstance(reply, ResponseError) or isinstance(reply, MOVING)
+    )
 
 
 def _call(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:

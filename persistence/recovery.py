@@ -128,6 +128,7 @@ def give_up(
         "now": now_ms(),
     }
     connection.execute(_BEGIN_EPOCHS, values)
+    connection.execute(_FORGET_DRAINS, values)
     connection.execute(_BEGIN_DRAINS, values)
     connection.execute(_BEGIN_RECOVERIES, values)
 
@@ -205,6 +206,14 @@ _BEGIN_EPOCHS: Final = sa.text(
     _EPOCH_LIST,
     *(sa.bindparam(name, type_=ARRAY(sa.Text)) for name in ("run_ids", "replids")),
 )
+
+# Nobody waits in an epoch that is no more.
+_FORGET_DRAINS: Final = sa.text(
+    """
+    DELETE FROM drains d USING unnest(:shards, :epochs) AS v (shard, epoch)
+    WHERE d.shard = v.shard AND d.epoch < v.epoch
+    """
+).bindparams(_SHARD_LIST, _EPOCH_LIST)
 
 _BEGIN_DRAINS: Final = sa.text(
     """

@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-import msgspec
 import redis
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
 from persistence import sidecars_sql as sql
 from persistence.database import in_transaction, now_ms
+from persistence.doubt import is_ledger_doubted
 from persistence.errors import RedisChanged, SidecarUnknown
 from persistence.fences import RedisProcess, ask_process, process_of
 from persistence.recovery import Drained, report_drained
 from persistence.sidecars import (
-    Heartbeat,
     SidecarRow,
     Target,
     end,
     enter,
     forget_signs,
+    heartbeat,
     is_flushed,
     leave,
 )
@@ -82,6 +82,8 @@ class Registry:
 
         Raises `RedisChanged` and the errors of SQLAlchemy and redis-py.
         """
+        if is_ledger_doubted(self._engine, self._nodes):
+            return 0  # it may have forgotten whom Redis knows
         # In this order: who is confirmed in Redis was in the ledger before.
         signs, confirmed, process = self._signs()
         rows = {row.id: SidecarRow(*row) for row in self._read(sql.SIDECARS)}
@@ -89,7 +91,7 @@ class Registry:
         changed = self._register(signs, confirmed, alive, process)
         self._retract(confirmed, alive)
         for row in alive.values():
-            beat = _heartbeat(signs.get(row.id))
+            beat = heartbeat(signs.get(row.id))
             if beat is not None and beat.boot == row.boot and beat.state == LEAVING:
                 changed += self._goodbye(row)
             elif row.id in signs and beat is not None and beat.boot != row.boot:
@@ -110,7 +112,7 @@ class Registry:
     ) -> int:
         count = 0
         for id, sign in signs.items():
-            beat = _heartbeat(sign)
+            beat = heartbeat(sign)
             if beat is None or beat.state == LEAVING:
                 continue
             confirmation = keys.confirmation(beat.boot, process.run_id, process.replid)
@@ -178,8 +180,11 @@ class Registry:
         if not rows or not all(row.is_whole for row in rows):
             return None
         target: dict[tuple[int, int], int] = {}
-        for client, mine in self._nodes.groups(rows, lambda row: int(row.shard)):
-            target |= _entries_of(client, mine)
+        groups = self._nodes.groups(rows, lambda row: int(row.shard))
+        for entries in self._nodes.on_each(groups, _entries_of):
+            if isinstance(entries, Exception):
+                return None  # a node is away, or another: nobody is let go now
+            target |= entries
         is_whole = len(target) == len(rows) and min(target.values()) >= 0
         return target if is_whole else None
 
@@ -264,15 +269,6 @@ def _checked(read: Callable[[Any, Any], RedisProcess], *replies: Any) -> RedisPr
         if isinstance(reply, Exception):
             raise reply
     return read(*replies)
-
-
-def _heartbeat(sign: bytes | None) -> Heartbeat | None:
-    if sign is None:
-        return None
-    try:
-        return msgspec.json.decode(sign, type=Heartbeat)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _by_id(fields: Mapping[bytes, Any]) -> dict[UUID, Any]:

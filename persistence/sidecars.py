@@ -40,6 +40,16 @@ class Heartbeat(msgspec.Struct, frozen=True):
     version: str = ""
 
 
+def heartbeat(sign: bytes | None) -> Heartbeat | None:
+    """Return what a sign of life says, or None when it is none."""
+    if sign is None:
+        return None
+    try:
+        return msgspec.json.decode(sign, type=Heartbeat)
+    except msgspec.MsgspecError:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class SidecarRow:
     """A sidecar as the ledger has it. `pending`: shards that wait for its journal."""

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from persistence.pipelines import Call, call_reachable
 from sidecar import keys
 from sidecar.metrics import WorkerMetrics
-from sidecar.nodes import FAULTS, RedisNodes
+from sidecar.nodes import RedisNodes, raise_if_all_failed
 
 _log: Final = logging.getLogger(__name__)
 
@@ -54,17 +54,10 @@ class Sweeper:
 
     def _due(self, shards: list[tuple[int, int, str]]) -> list[Call]:
         """Return the calls for what is due by the clock of Redis: of each node its own."""
-        calls: list[Call] = []
-        failures: list[Exception] = []
         groups = self._nodes.groups(shards, lambda place: place[0])
-        for client, places in groups:
-            try:
-                calls += _due_at(client, places)
-            except FAULTS as error:
-                failures.append(error)
-        if failures and len(failures) == len(groups):
-            raise failures[0]
-        return calls
+        found = self._nodes.on_each(groups, _due_at)
+        raise_if_all_failed(found)
+        return [call for calls in found if not isinstance(calls, Exception) for call in calls]
 
     def _expire(self, calls: list[Call], failed: set[str]) -> list[Call]:
         """Make each call once; return those of accounts that have more to end."""

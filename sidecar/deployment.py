@@ -6,6 +6,7 @@ shard is found out by `sidecar/nodes.py` (roles) and `sidecar/meter/nodes.py` (t
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -19,6 +20,9 @@ Address = tuple[str, int]
 
 ONLY: Final[Address] = ("", 0)
 """Stands for the address of a single server: its URL says where it is."""
+
+SCOUT_SECONDS: Final = 0.5
+"""How long one server may take to say who has what."""
 
 SLOTS: Final = 16_384
 """Slots of a cluster: each has one node, and each shard is in one of them."""
@@ -47,10 +51,15 @@ class Deployment:
     sentinel_user: str | None = None
     sentinel_password: str | None = None
 
-    @property
-    def is_tls(self) -> bool:
-        """Whether nodes speak TLS; sentinels then do too."""
-        return self.url.startswith("rediss")
+    def sentinel_options(self) -> dict[str, Any]:
+        """Return how sentinels are connected to: with TLS when nodes are."""
+        return {
+            "username": self.sentinel_user,
+            "password": self.sentinel_password,
+            "ssl": self.url.startswith("rediss"),
+            "socket_timeout": SCOUT_SECONDS,
+            "socket_connect_timeout": SCOUT_SECONDS,
+        }
 
     def node_url(self, address: Address) -> str:
         """Return the URL of one node."""
@@ -95,6 +104,18 @@ class SlotMap:
     def owners(self) -> list[Address]:
         """Every node that has a slot."""
         return list(dict.fromkeys(address for _, _, address in self.ranges))
+
+
+def master_of(states: Iterable[Mapping[str, Any]]) -> Address | None:
+    """Return the master by what sentinels say of it (`SENTINEL MASTER`), the newest of it.
+
+    One that is cut off goes on to name the master of an older configuration.
+    """
+    known = [state for state in states if state.get("ip") and state.get("port")]
+    if not known:
+        return None
+    newest = max(known, key=lambda state: int(state.get("config-epoch", 0)))
+    return str(newest["ip"]), int(newest["port"])
 
 
 @lru_cache(maxsize=1_024)

@@ -6,26 +6,58 @@ itself. Nothing here decides whether a node may be trusted: the fences do.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TypeVar, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, RedisError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ExecAbortError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+    TryAgainError,
+)
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
-from sidecar.deployment import ONLY, Address, Deployment, Kind, SlotMap, parse, slot_of
+from sidecar.deployment import (
+    ONLY,
+    SCOUT_SECONDS,
+    Address,
+    Deployment,
+    Kind,
+    SlotMap,
+    master_of,
+    parse,
+    slot_of,
+)
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 FAULTS: Final = (RedisError, OSError)
 """What a call to a node may raise."""
 
+MOVING: Final = (AskError, TryAgainError, ClusterDownError, ReadOnlyError, ExecAbortError)
+"""What a node answers, having done nothing, for a slot that it has not, or not now.
+
+`MovedError` is an `AskError`.
+"""
+
 _ASK_AGAIN_SECONDS: Final = 0.5
-_SCOUT_SECONDS: Final = 1.0  # who has what must not take as long as what it is needed for
+_MANY_SECONDS: Final = 2.0  # of several nodes one may hang, and the others wait for its answer
+_AWAY_SECONDS: Final = 3.0  # so long nobody waits again for one that hung
+_THREADS: Final = 16
+
+
+class NodeChanged(Exception):
+    """Raised when another Redis process answers than the one that is meant, or a replica."""
 
 
 class NoNode(redis.ConnectionError):
@@ -37,14 +69,16 @@ class RedisNodes:
 
     def __init__(self, deployment: Deployment, *, timeout_s: float) -> None:
         self._deployment = deployment
-        self._timeout_s = timeout_s
+        is_single = deployment.kind is Kind.SINGLE
+        self._timeout_s = timeout_s if is_single else min(timeout_s, _MANY_SECONDS)
         self._clients: dict[Address, redis.Redis] = {}
         self._scouts: dict[Address, redis.Redis] = {}
-        is_single = deployment.kind is Kind.SINGLE
         self._map = SlotMap.everywhere(ONLY) if is_single else SlotMap()
         self._asked_at = float("inf") if is_single else float("-inf")
         self._lock = threading.Lock()
-        self._sentinel: Sentinel | None = None
+        self._sentinels = list(deployment.seeds)
+        self._away: dict[redis.Redis, float] = {}
+        self._threads: ThreadPoolExecutor | None = None
 
     @classmethod
     def of_url(cls, url: str, *, timeout_s: float) -> RedisNodes:
@@ -102,24 +136,56 @@ class RedisNodes:
         if not items:
             return []
         replies: list[Any] = [NoNode("no node has the shard")] * len(items)
-        failures: list[Exception] = []
         groups = self.groups(range(len(items)), lambda at: shard(items[at]))
-        for client, places in groups:
+
+        def send(client: redis.Redis, places: list[int]) -> list[Any]:
             pipeline = client.pipeline(transaction=False)
             for at in places:
                 queue(pipeline, items[at])
-            try:
-                answers = pipeline.execute(raise_on_error=False)
-            except FAULTS as error:
-                failures.append(error)
-                answers = [error] * len(places)
-            for at, answer in zip(places, answers, strict=True):
-                replies[at] = answer
-        if failures or any(isinstance(reply, MovedError) for reply in replies):
+            return pipeline.execute(raise_on_error=False)
+
+        answers = self.on_each(groups, send)
+        for (_, places), answer in zip(groups, answers, strict=True):
+            mine = [answer] * len(places) if isinstance(answer, Exception) else answer
+            for at, reply in zip(places, mine, strict=True):
+                replies[at] = reply
+        if any(isinstance(reply, MovedError) for reply in replies):
             self.doubt()
-        if failures and len(failures) == len(groups):
-            raise failures[0]
+        raise_if_all_failed(answers)
         return replies
+
+    def on_each(
+        self,
+        groups: Sequence[tuple[redis.Redis, list[T]]],
+        work: Callable[[redis.Redis, list[T]], R],
+    ) -> list[R | Exception]:
+        """Do something at each node, at once; return the result of each, or what it raised.
+
+        `FAULTS` and `NodeChanged` are results here, everything else is raised. One that has just
+        kept us waiting for nothing is left out for some seconds, while there are others.
+        """
+        if len(groups) == 1:
+            ((client, mine),) = groups
+            return [_try(client, mine, work)]
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="redis")
+        begun = [
+            self._threads.submit(self._try_unless_away, client, mine, work)
+            for client, mine in groups
+        ]
+        return [one.result() for one in begun]
+
+    def _try_unless_away(
+        self, client: redis.Redis, mine: list[T], work: Callable[[redis.Redis, list[T]], R]
+    ) -> R | Exception:
+        if time.monotonic() < self._away.get(client, 0.0):
+            return NoNode("the node did not answer a moment ago")
+        result = _try(client, mine, work)
+        if isinstance(result, redis.TimeoutError):
+            self._away[client] = time.monotonic() + _AWAY_SECONDS
+        if isinstance(result, FAULTS):
+            self.doubt()
+        return result
 
     def doubt(self) -> None:
         """Ask anew who has what before anything else is asked."""
@@ -128,6 +194,8 @@ class RedisNodes:
 
     def close(self) -> None:
         """Close all connections."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
         for client in [*self._clients.values(), *self._scouts.values()]:
             client.close()
 
@@ -154,16 +222,17 @@ class RedisNodes:
         return self._ask_sentinels()
 
     def _ask_sentinels(self) -> SlotMap | None:
-        if self._sentinel is None:
-            options = sentinel_options(self._deployment) | {"retry": Retry(NoBackoff(), 0)}
-            make = cast(Callable[..., Sentinel], Sentinel)  # it has no types
-            self._sentinel = make(self._deployment.seeds, sentinel_kwargs=options)
-        discover = cast(Callable[[str], Address], self._sentinel.discover_master)
-        try:
-            host, port = discover(self._deployment.service)
-        except FAULTS:
-            return None
-        return SlotMap.everywhere((str(host), int(port)))
+        # All of them, those that answered last time first; when most have, the others may hang.
+        states: dict[Address, Any] = {}
+        for address in self._sentinels:
+            client: Any = self._sentinel(address)
+            with contextlib.suppress(*FAULTS):
+                states[address] = client.sentinel_master(self._deployment.service)
+            if 2 * len(states) > len(self._sentinels):
+                break
+        self._sentinels = sorted(self._sentinels, key=lambda address: address not in states)
+        master = master_of(states.values())
+        return None if master is None else SlotMap.everywhere(master)
 
     def _ask_cluster(self) -> SlotMap | None:
         # Another one first each time: one that is cut off tells what was true once.
@@ -188,7 +257,16 @@ class RedisNodes:
 
     def _scout(self, address: Address) -> redis.Redis:
         if address not in self._scouts:
-            self._scouts[address] = self._make(address, _SCOUT_SECONDS)
+            self._scouts[address] = self._make(address, SCOUT_SECONDS)
+        return self._scouts[address]
+
+    def _sentinel(self, address: Address) -> redis.Redis:
+        if address not in self._scouts:
+            host, port = address
+            options = self._deployment.sentinel_options()
+            self._scouts[address] = redis.Redis(
+                host=host, port=port, retry=Retry(NoBackoff(), 0), **options
+            )
         return self._scouts[address]
 
     def _make(self, address: Address, timeout_s: float) -> redis.Redis:
@@ -200,12 +278,16 @@ class RedisNodes:
         )
 
 
-def sentinel_options(deployment: Deployment) -> dict[str, Any]:
-    """Return how sentinels are connected to."""
-    return {
-        "username": deployment.sentinel_user,
-        "password": deployment.sentinel_password,
-        "ssl": deployment.is_tls,
-        "socket_timeout": _SCOUT_SECONDS,
-        "socket_connect_timeout": _SCOUT_SECONDS,
-    }
+def raise_if_all_failed(results: Sequence[Any]) -> None:
+    """Raise the first error of `on_each` when there is nothing else."""
+    if results and all(isinstance(result, Exception) for result in results):
+        raise results[0]
+
+
+def _try(
+    client: redis.Redis, mine: list[T], work: Callable[[redis.Redis, list[T]], R]
+) -> R | Exception:
+    try:
+        return work(client, mine)
+    except (*FAULTS, NodeChanged) as error:
+        return error

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from redis.exceptions import RedisError, ResponseError
 
 from persistence.errors import RedisChanged
-from persistence.pipelines import call_many
+from persistence.pipelines import call_many, call_reachable
 from persistence.places import Place
 from sidecar.errors import ErrorCode, Refusal
 from sidecar.nodes import RedisNodes
@@ -96,7 +96,7 @@ class RedisReader:
         return dict(cast(Any, scan))
 
     def _ask_all(self, places: Sequence[Place]) -> list[Any]:
-        replies = call_many(self._nodes, [place.call("balance", 0) for place in places])
+        replies = call_reachable(self._nodes, [place.call("balance", 0) for place in places])
         # One by one what needs more than one call: much that expires.
         return [
             self._ask(place) if isinstance(reply, list) and reply[0] == b"again" else reply

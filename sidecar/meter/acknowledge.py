@@ -125,6 +125,8 @@ class Acknowledger:
         if is_repeat and not self._shelf.is_confirmed(place.shard, place.epoch, decision.stream_id):
             # Another sidecar may have run it, and may be no more.
             event = await self._store.event(place, decision.stream_id)
+            if not event:
+                await self._require_confirmed(decision)
         if not event:
             return []
         entry = Entry(
@@ -132,6 +134,14 @@ class Acknowledger:
             place.shard, place.epoch, decision.stream_id, event,
         )  # fmt: skip
         return [entry, *self._partly_settled(entry)]
+
+    async def _require_confirmed(self, decision: Decision) -> None:
+        """Raise `StoreUnavailable` unless the ledger has an event that is in the stream no more."""
+        place = decision.place
+        await self._lease.look_again()
+        if not self._shelf.is_confirmed(place.shard, place.epoch, decision.stream_id):
+            self._lease.suspect()
+            raise StoreUnavailable("neither the stream nor the ledger has the event")
 
     def _partly_settled(self, entry: Entry) -> list[Entry]:
         """Return the hold as it is after a settle that was not its last."""

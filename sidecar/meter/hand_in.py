@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from sidecar.errors import JournalError, StoreUnavailable
 from sidecar.meter.confirmations import place_of
 from sidecar.meter.lease import Lease, Place
+from sidecar.meter.nodes import Node
 from sidecar.meter.shelf import Shelf
 from sidecar.meter.store import Store
 from sidecar.metrics import MeterMetrics
@@ -40,37 +41,43 @@ class HandIn:
 
     async def run(self, places: Sequence[Place]) -> None:
         """Hand in to some shards in their present epochs; what fails is tried again later."""
+        failing: set[Node] = set()
         for some in _chunks(places, _SHARDS_AT_ONCE):
-            if not all(await asyncio.gather(*map(self._try, some))):
-                return
+            # A node that fails does not keep the others waiting.
+            mine = [place for place in some if place.node not in failing]
+            done = await asyncio.gather(*map(self._try, mine))
+            failing |= {
+                place.node for place, is_done in zip(mine, done, strict=True) if not is_done
+            }
 
     async def _try(self, place: Place) -> bool:
+        """Hand in to one shard; tell whether its node is there."""
         try:
-            return await self._hand_in(place)
+            await self._hand_in(place)
         except (StoreUnavailable, JournalError) as error:
             log.warning(
                 "a journal could not be handed in yet",
                 extra={"shard": place.shard, "epoch": place.epoch, "error": str(error)},
             )
-            return False
+            return isinstance(error, JournalError)
+        return True
 
-    async def _hand_in(self, place: Place) -> bool:
+    async def _hand_in(self, place: Place) -> None:
         numbers = self._shelf.unconfirmed.older(place.shard, place.epoch)
         for chunk in _chunks(numbers, _EVENTS):
             events = self._events(chunk)
             if events and await self._store.hand_in(place, "", events) is None:
-                return False
+                return
             self._metrics.handed_in_events.inc(len(events))
         mark = f"{self._sidecar_id} {place.epoch}"
         last = await self._store.hand_in(place, mark, [])
         if last is None:
-            return False
+            return  # it is of another epoch by now
         self._shelf.unconfirmed.moved(place.shard, place.epoch, place_of(last), numbers)
         self._lease.handed_in(place.shard, place.epoch)
         if numbers:
             fields = {"shard": place.shard, "epoch": place.epoch, "events": len(numbers)}
             log.warning("handed in what an older epoch left", extra=fields)
-        return True
 
     def _events(self, numbers: Sequence[int]) -> list[bytes]:
         """Return events from the journal, and answer for their ids from now on."""

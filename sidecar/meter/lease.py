@@ -162,6 +162,10 @@ class Lease:
     async def renew(self, node: Node) -> None:
         """Begin anew after a sign that a node is not what it was. Raises `StoreUnavailable`."""
         self.give_up(node)
+        await self.look_again()
+
+    async def look_again(self) -> None:
+        """Look now. Raises `StoreUnavailable`."""
         try:
             await self.refresh()
         except SettingsError as error:
@@ -190,14 +194,11 @@ class Lease:
         self._metrics.registered.set(is_registered)
 
     def _saw(self, sights: Mapping[Node, Sight | None], began: float) -> None:
-        fences: dict[int, tuple[Fence, Node]] = {}
+        # Of a node without an answer what was seen before is believed while its lease runs.
+        silent = {node for node, sight in sights.items() if sight is None}
+        fences = {shard: seen for shard, seen in self._fences.items() if seen[1] in silent}
         for node, sight in sights.items():
-            if sight is None:
-                # What was seen of it before is believed for as long as its lease runs.
-                kept = {s: f for s, f in self._fences.items() if f[1] is node}
-                fences |= kept
-                continue
-            for shard, fence in sight.fences.items():
+            for shard, fence in sight.fences.items() if sight else ():
                 fences[shard] = fence, node
                 if fence.cursor is not None:
                     self._shelf.confirm(shard, *fence.cursor)

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from redis.exceptions import ReadOnlyError
 
-from sidecar.durable import require_durable
+from sidecar.durable import LEASE_SECONDS, require_durable
 from sidecar.errors import SettingsError, StoreUnavailable
 from sidecar.meter.nodes import Node, Nodes
 from sidecar.meter.sight import Home, Sight, look, look_home
@@ -59,7 +59,8 @@ class Looker:
     ) -> None:
         self._nodes = nodes
         self._identity = identity
-        self._look_seconds = max(_LOOK_SECONDS, timeout_ms / 1000)
+        # However long a decision may wait: a look that takes as long as a lease is of no use.
+        self._look_seconds = min(max(_LOOK_SECONDS, timeout_ms / 1000), LEASE_SECONDS / 2.5)
         self._is_unsafe_allowed = is_unsafe_allowed
         self.is_leaving = False
 
@@ -74,7 +75,7 @@ class Looker:
         Raises `StoreUnavailable` when the home node does not answer, or none does, and
         `SettingsError` when one may forget what it is told.
         """
-        await self._nodes.locate(self._look_seconds)
+        await self._nodes.locate(_LOOK_SECONDS)
         home = self._nodes.home
         said = await self._look_home(home)
         shards = self._shards_of_nodes(home, said.shards)
@@ -143,6 +144,7 @@ async def _lose(node: Node, error: Exception) -> None:
     if node.problem is None:
         log.warning("a node of Redis does not answer", extra={"error": _about(error)})
     node.problem = _about(error)
+    node.memory_ratio = 0.0  # nobody knows
     await node.close()
 
 

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from sidecar.deployment import ONLY, Address, Deployment, Kind, SlotMap, slot_of
+from sidecar.deployment import (
+    ONLY,
+    SCOUT_SECONDS,
+    Address,
+    Deployment,
+    Kind,
+    SlotMap,
+    master_of,
+    slot_of,
+)
 from sidecar.errors import StoreUnavailable
 from sidecar.meter.wire import FAULTS, Wire
-from sidecar.nodes import sentinel_options
 from sidecar.scripts import Scripts, load_scripts
 
 
@@ -82,7 +88,7 @@ class Nodes:
         self._nodes: dict[Address, Node] = {}
         is_single = deployment.kind is Kind.SINGLE
         self._map = SlotMap.everywhere(ONLY) if is_single else SlotMap()
-        self._sentinel: Sentinel | None = None
+        self._sentinels: list[Redis] = []
         self._turn = 0
 
     @property
@@ -108,7 +114,7 @@ class Nodes:
         if self._deployment.kind is Kind.SINGLE:
             return
         is_cluster = self._deployment.kind is Kind.CLUSTER
-        with contextlib.suppress(*FAULTS):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 found = await (self._ask_cluster() if is_cluster else self._ask_sentinels())
                 self._map = found or self._map
@@ -118,7 +124,7 @@ class Nodes:
         await self.close_wires()
         for node in self._nodes.values():
             await node.client.aclose()
-        for sentinel in self._sentinel.sentinels if self._sentinel else ():
+        for sentinel in self._sentinels:
             await sentinel.aclose()
 
     async def close_wires(self) -> None:
@@ -138,13 +144,19 @@ class Nodes:
         return node
 
     async def _ask_sentinels(self) -> SlotMap | None:
-        if self._sentinel is None:
-            options = sentinel_options(self._deployment) | {"retry": Retry(NoBackoff(), 0)}
-            make = cast(Callable[..., Sentinel], Sentinel)  # it has no types
-            self._sentinel = make(self._deployment.seeds, sentinel_kwargs=options)
-        discover = cast(Callable[[str], Awaitable[Address]], self._sentinel.discover_master)
-        host, port = await discover(self._deployment.service)
-        return SlotMap.everywhere((str(host), int(port)))
+        async def ask(sentinel: Redis) -> Any:
+            try:
+                async with asyncio.timeout(SCOUT_SECONDS):
+                    return await cast(Any, sentinel).sentinel_master(self._deployment.service)
+            except FAULTS:
+                return {}
+
+        if not self._sentinels:
+            options = self._deployment.sentinel_options() | {"retry": Retry(NoBackoff(), 0)}
+            seeds = self._deployment.seeds
+            self._sentinels = [Redis(host=host, port=port, **options) for host, port in seeds]
+        master = master_of(await asyncio.gather(*map(ask, self._sentinels)))
+        return None if master is None else SlotMap.everywhere(master)
 
     async def _ask_cluster(self) -> SlotMap | None:
         # Another one first each time: one that is cut off tells what was true once.
@@ -154,7 +166,8 @@ class Nodes:
         for address in known[first:] + known[:first]:
             node = self._node(address)
             try:
-                (answer,) = await node.wire.ask([("CLUSTER", "SLOTS")])
+                async with asyncio.timeout(SCOUT_SECONDS):
+                    (answer,) = await node.wire.ask([("CLUSTER", "SLOTS")])
             except FAULTS:
                 await node.close()
                 continue

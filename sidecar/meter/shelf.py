@@ -98,8 +98,7 @@ class Shelf:
 
     def confirm(self, shard: int, epoch: int, stream_id: str) -> None:
         """Forget what the ledger has: all up to a place in the stream of an epoch."""
-        if self._cursors.get(shard) == (epoch, stream_id):
-            return
+        # Also when it is where it was: it may have passed what was acknowledged only since.
         self._cursors[shard] = epoch, stream_id
         for number in self.unconfirmed.confirm(shard, epoch, floor_of(stream_id)):
             self.release(number)

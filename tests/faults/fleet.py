@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Final
@@ -110,8 +111,7 @@ class Cluster:
         Returns how many keys were moved.
         """
         source = self.owner(slot)
-        _ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", _id(source))
-        _ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", _id(target))
+        self.begin_to_move(slot, target)
         moved = 0
         while names := _ask(source, "CLUSTER", "GETKEYSINSLOT", slot, _MIGRATE_KEYS):
             command = ("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *names)
@@ -123,6 +123,18 @@ class Cluster:
         for node in (target, source, *others):
             _ask(node, "CLUSTER", "SETSLOT", slot, "NODE", owner)
         return moved
+
+    def begin_to_move(self, slot: int, target: RedisNode) -> Callable[[], None]:
+        """Begin to move a slot; return what takes it back."""
+        source = self.owner(slot)
+        _ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", _id(source))
+        _ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", _id(target))
+
+        def end() -> None:
+            for node in (source, target):
+                _ask(node, "CLUSTER", "SETSLOT", slot, "STABLE")
+
+        return end
 
     def _is_joined(self) -> bool:
         return all(
@@ -174,6 +186,15 @@ class Watched:
             sentinel.stop()
         for node in self.nodes:
             node.stop()
+
+    def pause_sentinel(self, number: int) -> None:
+        """Stop a sentinel as SIGSTOP does: the others decide without it."""
+        self._sentinels[number].send(signal.SIGSTOP)
+
+    def resume_sentinels(self) -> None:
+        """Let all of them go on."""
+        for sentinel in self._sentinels:
+            sentinel.send(signal.SIGCONT)
 
     def is_whole(self) -> bool:
         """Tell whether there are a master and a replica in step, and all sentinels know of them."""
@@ -231,9 +252,13 @@ class _Sentinel:
             self._process.kill()
             self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def state(self) -> dict[str, Any]:
         """Return what it says of the master."""
-        with redis.Redis(port=self.port, socket_timeout=2, retry=Retry(NoBackoff(), 0)) as client:
+        with redis.Redis(port=self.port, socket_timeout=0.5, retry=Retry(NoBackoff(), 0)) as client:
             answer: Any = client.execute_command("SENTINEL", "MASTER", SERVICE)
         if isinstance(answer, dict):
             return {_text(name): _text(value) for name, value in answer.items()}

@@ -7,7 +7,7 @@ from typing import Final
 from sidecar import keys
 from sidecar.deployment import slot_of
 from tests.faults.cycle import Cycle
-from tests.faults.fleet import Cluster, Watched
+from tests.faults.fleet import Cluster, NotThere, Watched
 from tests.faults.redis_node import RedisNode
 from tests.faults.stack import FleetStack
 
@@ -15,14 +15,25 @@ _MOST_SLOTS: Final = 8
 
 
 def sentinel_failover(cycle: Cycle) -> None:
-    """The master dies, sentinels promote its replica, and the old one comes back as a master."""
+    """The master dies, maybe a sentinel hangs, the replica is promoted, the old one comes back."""
     fleet = _fleet(cycle)
     assert isinstance(fleet, Watched)
     old = fleet.master()
+    if cycle.chance.random() < 0.5:
+        fleet.pause_sentinel(cycle.chance.randrange(3))
     old.kill()
-    cycle.wait_until(lambda: fleet.master() is not old, "a new master")
+    cycle.wait_until(lambda: _is_other(fleet, old), "a new master")
     cycle.mark()
+    cycle.go_on(0.5, 2.0)
+    fleet.resume_sentinels()
     _come_back(cycle, old)
+
+
+def _is_other(fleet: Watched, old: RedisNode) -> bool:
+    try:
+        return fleet.master() is not old
+    except NotThere:
+        return False
 
 
 def cluster_failover(cycle: Cycle) -> None:

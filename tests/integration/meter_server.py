@@ -28,6 +28,7 @@ from sidecar import keys
 from sidecar.domain import burn_order
 from sidecar.scripts import load_scripts
 from tests.conftest import free_port
+from tests.lua.support import begin_stream
 
 SHARDS: Final = 4
 EPOCH: Final = 1
@@ -190,6 +191,7 @@ class Ledger:
                 "replid": info["master_replid"],
                 "draining": 0,
             }
+            begin_stream(self.redis, keys.stream(shard, epoch))
             self.redis.hset(keys.fence(shard), mapping=fence)
 
     def account(

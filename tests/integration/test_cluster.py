@@ -3,7 +3,9 @@
 1. commands and calls for many shards come back in their order, whatever node each went to
 2. accounts on all nodes are opened, spent from, flushed, compared
 3. a shard whose slot moves is given up, and no other; nothing of it is lost
-4. a node that is away takes its own shards with it, and no others
+4. a node that is away takes its own shards with it, and no others: nobody else's flush, refill,
+   recovery, registration or goodbye waits for it
+5. a slot that is half moved is a shard that waits, and no alarm
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import Engine
 
 from persistence.pipelines import Call, call_many, call_reachable, is_away
+from persistence.recovery import rebuild
 from sidecar import keys
 from sidecar.deployment import slot_of
 from sidecar.nodes import NoNode, RedisNodes
@@ -184,6 +188,104 @@ def test_a_node_that_is_away_takes_only_its_own_shards_with_it(
     assert world.opener.run_once() == 0
     assert 0 < metric(world.metrics.fenced_shards) < keys.SHARDS
     assert world.sql("SELECT DISTINCT state FROM shards") == ["open"]
+
+
+def test_what_is_to_be_given_up_at_a_dead_node_keeps_no_other_from_it(
+    torn: tuple[World, set[str]],
+) -> None:
+    world, lost = torn
+    dead = {shard_of(name) for name in lost}
+    healthy = next(shard_of(name) for name in NAMES if name not in lost)
+    rebuild(world.engine, sorted(dead))
+    client: Any = world.nodes.of(healthy)
+    client.delete(keys.fence(healthy))
+    assert world.opener.open_shards().given_up == {healthy: "fence_missing"}
+    states = dict(world.sql("SELECT shard, state FROM shards WHERE state = 'suspect'"))
+    assert states == dict.fromkeys(dead, "suspect")
+
+
+def test_sidecars_say_goodbye_while_a_node_is_away_and_one_of_them_is_silent(
+    torn: tuple[World, set[str]],
+) -> None:
+    world, _ = torn
+    silent, leaving = (
+        SimulatedSidecar(world, "a").register(),
+        SimulatedSidecar(world, "b").register(),
+    )
+    world.registry.run_once()
+    world.seconds += 20
+    leaving.beat("leaving")
+    for _ in range(2):
+        world.registry.run_once()
+    assert (silent.state, leaving.state) == ("alive", "gone")
+
+
+def test_accounts_of_other_nodes_are_loaded_while_one_is_away(
+    torn: tuple[World, set[str]],
+) -> None:
+    world, lost = torn
+    home: Any = world.nodes.home
+    channel = f"{keys.ANSWER_CHANNEL_PREFIX}test"
+    alive = next(name for name in NAMES if name not in lost)
+    away = min(lost)
+    world.grant(away, 5, "g2")
+    with home.pubsub(ignore_subscribe_messages=True) as answers:
+        answers.subscribe(channel)
+        answers.get_message(timeout=1)
+        home.rpush(keys.ASK, f"{channel} {alive}", f"{channel} {away}")
+        assert world.loader.answer_asks() == 2
+        said = {answers.get_message(timeout=1)["data"].decode() for _ in range(2)}
+    assert said == {f"{alive} loaded", f"{away} closing"}
+
+
+@pytest.fixture
+def half_moved(world: World, cluster: Cluster) -> Iterator[tuple[World, int]]:
+    """A world in which the slot of the first account begins to move, and stays so."""
+    for name in NAMES:
+        world.funded(name)
+    shard = shard_of(NAMES[0])
+    end = cluster.begin_to_move(slot_of(shard), another_node(cluster, slot_of(shard)))
+    yield world, shard
+    end()
+
+
+def test_a_slot_that_is_half_moved_keeps_no_other_from_its_fence(
+    half_moved: tuple[World, int],
+) -> None:
+    world, shard = half_moved
+    node: Any = world.nodes.of(shard)
+    beside = next(s for s in range(keys.SHARDS) if s != shard and world.nodes.of(s) is node)
+    # The fence has not moved yet, and a new stream can be made on neither side.
+    node.hset(keys.fence(shard), "run_id", "another")
+    node.delete(keys.fence(beside))
+    given_up = world.opener.open_shards().given_up
+    assert given_up == {shard: "fence_differs", beside: "fence_missing"}
+    assert world.sql("SELECT shard FROM shards WHERE NOT is_fenced") == [shard]
+    # It is tried again, but each try costs an epoch: not at once.
+    assert [len(world.opener.open_shards().given_up) for _ in range(3)] == [0, 0, 0]
+    assert world.sql("SELECT epoch FROM shards WHERE shard = :s", s=shard) == [2]
+
+
+def test_a_shard_whose_fence_is_just_moving_is_left_alone(half_moved: tuple[World, int]) -> None:
+    world, shard = half_moved
+    for node in world.nodes.all():
+        node.flushall()
+    given_up = world.opener.open_shards().given_up
+    assert set(given_up) == set(range(keys.SHARDS)) - {shard}
+    assert metric(world.metrics.fenced_shards) == 0
+    world.opener.run_once()
+    assert metric(world.metrics.fenced_shards) == 1
+
+
+def test_a_refill_for_a_slot_that_moves_waits_without_an_alarm(
+    half_moved: tuple[World, int], cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    world, _ = half_moved
+    owner: Any = world.nodes.of(shard_of(NAMES[0]))
+    owner.delete(*[key for key in owner.keys("*") if NAMES[0].encode() in key])
+    world.grant(NAMES[0], 5, "g2")
+    assert world.sender.run_once() == 0
+    assert [record for record in caplog.records if record.levelname == "CRITICAL"] == []
 
 
 def test_calls_of_a_node_that_is_away_have_its_error_for_a_reply(

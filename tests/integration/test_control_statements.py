@@ -24,6 +24,7 @@ from sidecar.nodes import RedisNodes
 from sidecar.scripts import ScriptRunner, load_scripts
 from tests.integration.control_client import control_listener, refused
 from tests.integration.ledger_world import World as LedgerWorld
+from tests.lua.support import begin_stream
 
 EPOCH = 1
 CONTEXT = {
@@ -68,6 +69,7 @@ class World:
         with self.engine.connect() as c:
             shard = c.scalar(select(accounts.c.shard).where(accounts.c.account == name))
         names = keys.account_keys(name, shard or 0, EPOCH)
+        begin_stream(self.redis, names[8])
         script = getattr(load_scripts(), verb)
         return ScriptRunner(self.redis).call(script, names, (EPOCH, *args))
 

@@ -256,7 +256,7 @@ def test_one_that_is_not_registered_acknowledges_nothing(acme: Meter) -> None:
 
 
 def test_a_confirmation_that_another_process_was_told_counts_for_nothing(acme: Meter) -> None:
-    client = acme.ledger.redis
+    client: Any = acme.ledger.redis
     (id,) = client.hkeys(keys.SIDECARS)
     boot, _, replid = client.hget(keys.REGISTERED, id).decode().split(" ")
     for told in (f"{boot} {'0' * 40} {replid}", f"{boot} {client.info()['run_id']} {'0' * 40}"):

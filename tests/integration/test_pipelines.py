@@ -13,6 +13,7 @@ from sidecar import keys
 from sidecar.domain import burn_order
 from sidecar.nodes import RedisNodes
 from sidecar.scripts import load_scripts
+from tests.lua.support import begin_stream
 
 ACCOUNTS = [f"account-{number}" for number in range(40)]
 SHARDS = 64
@@ -21,6 +22,7 @@ EPOCH = 1
 
 def _loading(client: redis.Redis, account: str) -> list[Call]:
     run_id = client.info("server")["run_id"]
+    begin_stream(client, keys.stream(keys.shard_of(account, SHARDS), EPOCH))
     place = (account, keys.shard_of(account, SHARDS), EPOCH, run_id)
     order = burn_order(50, None, "paid", 1)
     return [
@@ -57,6 +59,6 @@ def test_scripts_of_another_process_are_neither_run_nor_loaded(redis_client: red
     foreign = [dataclasses.replace(call, run_id="f" * 40) for call in _loading(redis_client, "a")]
     with pytest.raises(RedisChanged, match=before):
         call_many(RedisNodes.over(redis_client), foreign)
-    assert redis_client.dbsize() == 0
+    assert redis_client.keys("*:a:*") == []
     sha = load_scripts("f" * 40).open.sha
     assert redis_client.script_exists(sha) == [False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -52,6 +53,12 @@ def pairs(flat: Sequence[int]) -> dict[int, int]:
     found = dict(zip(flat[::2], flat[1::2], strict=True))
     assert len(found) * 2 == len(flat), f"a grant appears twice in {flat}"
     return found
+
+
+def begin_stream(client: Any, stream: str) -> None:
+    """Let a shard's epoch have its stream, as a worker does before it writes the fence."""
+    with contextlib.suppress(redis.ResponseError):
+        client.xgroup_create(stream, "ledger", id="0", mkstream=True)
 
 
 @dataclass
@@ -181,7 +188,8 @@ class Account:
         gen: int | None = None,
         allowance: int = 0,
     ) -> Reply:
-        """Open the generation."""
+        """Open the generation, in an epoch that has begun."""
+        begin_stream(self.redis, self.keys[8])
         return self.call("open", gen or self.gen, 1, status, overdraft, reason, allowance)
 
     def refill(

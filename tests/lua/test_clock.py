@@ -17,6 +17,7 @@ import redis
 from sidecar import keys
 from sidecar.domain import burn_order
 from sidecar.scripts import Script, load_scripts
+from tests.lua.support import begin_stream
 
 DAY_MS = 86_400_000
 # To come, since Redis drops at once what has an expiry in the past; after an even and an odd day.
@@ -33,6 +34,7 @@ class Clocked:
         self._redis = client
         self._midnight_ms = midnight_ms
         self.set_clock(-10)
+        begin_stream(client, NAMES[8])
         self.call("open", 1, 1, "active", 0)
         self.set_clock(-10)  # it is kept in the account, which is new now
         self.call("grant", 1, 2, 1, 1_000, burn_order(50, None, "paid", 1), "top-up")

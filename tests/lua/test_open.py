@@ -1,7 +1,7 @@
 """open, by its header:
 
-1. An older epoch than the account's is fenced, another generation stale, and an open account is
-   left as it is.
+1. An older epoch than the account's is fenced, one whose stream is gone too, another generation
+   stale, and an open account is left as it is.
 2. What is left of an older epoch, or without its account, goes.
 3. Otherwise the account is there, with nothing available, refill 1, its status and overdraft.
 """
@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.domain import MAX_AMOUNT
 from tests.lua.consistent import check_consistent
-from tests.lua.support import Account
+from tests.lua.support import Account, begin_stream
 from tests.lua.table import After, Row, do, funded
 
 ROWS = [
@@ -33,6 +33,16 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_open(account: Account, row: Row) -> None:
     row.check(account)
+
+
+def test_a_shard_that_was_emptied_takes_no_account_again(account: Account) -> None:
+    account.open()
+    account.grant(1, 100)
+    account.debit("d", 60)
+    account.redis.flushdb()
+    # Sent again by a worker that does not know yet: it would give out again what was spent.
+    assert account.call("open", 1, 1, "active", 0) == ["fenced"]
+    assert account.redis.dbsize() == 0
 
 
 @pytest.mark.parametrize("overdraft", [0, 1, MAX_AMOUNT])
@@ -84,6 +94,7 @@ def test_what_is_left_of_an_account_that_lost_a_key_goes(account: Account, missi
 
 
 def test_an_account_may_open_without_a_reason(account: Account) -> None:
+    begin_stream(account.redis, account.keys[8])
     assert account.call("open", 1, 1, "closed", 0) == ["applied"]
     assert account.hold("h", 1) == ["closed", ""]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.lua.support import Account
+from tests.lua.support import Account, begin_stream
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_the_allowance_changes_with_the_status(funded: Account) -> None:
 
 
 def test_an_account_opened_without_an_allowance_has_none(account: Account) -> None:
+    begin_stream(account.redis, account.keys[8])
     account.call("open", 1, 1, "active", 0, "")
     account.balance()
     assert account.trail == [0]

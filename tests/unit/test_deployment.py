@@ -11,7 +11,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar import keys
-from sidecar.deployment import ONLY, Kind, SlotMap, parse, slot_of
+from sidecar.deployment import ONLY, Kind, SlotMap, master_of, parse, slot_of
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,15 @@ def test_the_nodes_of_a_cluster_have_its_credentials_and_options() -> None:
     assert cluster.seeds == (("a", 7000), ("::1", 7001))
     assert cluster.node_url(("b", 7002)) == "rediss://u:p@b:7002/0?ssl_ca_certs=%2Fca.pem"
     assert cluster.node_url(("::1", 7001)) == "rediss://u:p@[::1]:7001/0?ssl_ca_certs=%2Fca.pem"
-    assert cluster.is_tls
+    assert cluster.sentinel_options()["ssl"]
 
 
 def test_sentinels_name_a_service_and_maybe_a_database() -> None:
     watched = parse("redis+sentinel://:p@s1:26379,s2:26379/main/4?sentinel_password=q")
     assert watched.seeds == (("s1", 26379), ("s2", 26379))
-    assert (watched.service, watched.sentinel_user, watched.sentinel_password) == (
-        "main",
-        None,
-        "q",
-    )
+    assert watched.service == "main"
+    options = watched.sentinel_options()
+    assert (options["username"], options["password"], options["ssl"]) == (None, "q", False)
     assert watched.node_url(("m", 6379)) == "redis://:p@m:6379/4"
     assert parse("redis+sentinel://s1:26379/main").node_url(("m", 1)) == "redis://m:1/0"
 
@@ -76,6 +74,14 @@ def test_braces_in_a_password_stay_what_they_are() -> None:
 def test_what_is_no_deployment_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         parse(url)
+
+
+def test_of_what_sentinels_say_the_newest_configuration_counts() -> None:
+    old = {"ip": "a", "port": 1, "config-epoch": 3}
+    new = {"ip": "b", "port": 2, "config-epoch": 4}
+    assert master_of([old, new]) == master_of([new, old]) == ("b", 2)
+    assert master_of([{}, old]) == ("a", 1)
+    assert master_of([]) is None
 
 
 def test_a_slot_has_the_node_whose_range_it_is_in() -> None:

@@ -1,0 +1,81 @@
+"""Repeats whose first try was not acknowledged here: their event must be somewhere.
+
+The parts around the acknowledger are only names here; what they say is made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sidecar.errors import StoreUnavailable
+from sidecar.meter.acknowledge import Acknowledger
+from sidecar.meter.lease import Place
+from sidecar.meter.operations import Plan
+from sidecar.meter.store import Decision
+
+PLACE = Place(0, 1, *([SimpleNamespace()] * 2))  # type: ignore[arg-type]
+REPEAT = Decision([b"replayed"], PLACE, stream_id="5-1")
+ANSWER = {"id": "d1", "status": "debited", "charged": 10, "available": 90, "replayed": True}
+
+
+class Around:
+    """The parts around: what is in the stream, and what the ledger has after the next look."""
+
+    def __init__(self, *, event: bytes = b"", is_flushed: bool = False) -> None:
+        self.event_found, self.is_flushed = event, is_flushed
+        self.looks = self.suspicions = 0
+        self.written: list[bytes] = []
+
+    async def look_again(self) -> None:
+        self.looks += 1
+
+    def suspect(self) -> None:
+        self.suspicions += 1
+
+    def require(self, _: Place) -> None:
+        """The lease runs."""
+
+    async def event(self, *_: Any) -> bytes:
+        return self.event_found
+
+    def is_confirmed(self, *_: Any) -> bool:
+        return self.looks > 0 and self.is_flushed
+
+    def append(self, body: bytes, **_: Any) -> Any:
+        self.written.append(body)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(len(self.written))
+        return done
+
+    def put(self, *_: Any) -> None:
+        """It is on the shelf."""
+
+    def acknowledge(self) -> None:
+        parts: Any = self
+        acknowledger = Acknowledger(parts, parts, parts, parts, parts)
+        request: Any = SimpleNamespace(account="acme")
+        plan = Plan(args=("d1", "print", 10))
+        asyncio.run(acknowledger.acknowledge("debit", request, plan, REPEAT, dict(ANSWER)))
+
+
+def test_a_repeat_whose_event_is_in_the_stream_is_written_down() -> None:
+    around = Around(event=b"the event")
+    around.acknowledge()
+    assert (len(around.written), around.looks) == (1, 0)
+
+
+def test_a_repeat_whose_event_the_ledger_has_by_now_needs_no_record() -> None:
+    around = Around(is_flushed=True)
+    around.acknowledge()
+    assert (around.written, around.looks) == ([], 1)
+
+
+def test_a_repeat_whose_event_is_nowhere_is_not_acknowledged() -> None:
+    around = Around()
+    with pytest.raises(StoreUnavailable):
+        around.acknowledge()
+    assert (around.written, around.suspicions) == ([], 1)
