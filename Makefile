@@ -43,8 +43,8 @@ histories: $(STAMP) ## Play 1,000 random histories against Redis and Postgres (m
 mutants: $(STAMP) ## Change the Lua bit by bit; the tests must notice each change (half an hour).
 	$(BIN)/python -m tests.lua.mutate $(ARGS)
 
-simulate: $(STAMP) ## Play 100,000 random histories of the recovery protocol (minutes).
-	$(BIN)/python -m tests.simulation $(ARGS)
+simulate: $(STAMP) ## Play 100,000 simulated histories of losses (minutes); e.g. ARGS="--seed 1".
+	$(BIN)/python -m tests.simulation --histories 100000 --processes 2 $(ARGS)
 
 faults: $(STAMP) ## Break everything under load, 20 times each, and check everything (over an hour).
 	$(BIN)/python -m tests.faults $(ARGS)

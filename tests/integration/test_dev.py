@@ -74,10 +74,16 @@ class Dev:
         return answer
 
     def available(self) -> int:
-        """What the demo account can spend, by the hot path."""
+        """What the demo account can spend, by the hot path; after a restart it is lent anew first."""
         url = f"http://127.0.0.1:{self.port}/v1/balance"
-        answer = httpx.get(url, params={"account": "demo"}, timeout=10).json()
-        return int(answer["available"])
+        answers: list[httpx.Response] = []
+
+        def is_answered() -> bool:
+            answers.append(httpx.get(url, params={"account": "demo"}, timeout=10))
+            return answers[-1].status_code != 503
+
+        eventually(is_answered, self)
+        return int(answers[-1].json()["available"])
 
     def usage(self) -> list[dict[str, Any]]:
         """The demo account's usage rows, by the ledger."""
