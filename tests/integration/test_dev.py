@@ -74,7 +74,7 @@ class Dev:
         return answer
 
     def available(self) -> int:
-        """What the demo account can spend, by the hot path; after a restart it is lent anew first."""
+        """What the demo account can spend; after a restart it is lent anew first."""
         url = f"http://127.0.0.1:{self.port}/v1/balance"
         answers: list[httpx.Response] = []
 
