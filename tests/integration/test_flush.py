@@ -401,6 +401,30 @@ def test_the_cursor_is_published_and_flushed_events_are_trimmed(
     world.assert_sound()
 
 
+def test_what_the_ledger_has_only_just_got_stays_in_the_stream_however_old_it_is(
+    engine: Engine, redis_client: redis.Redis
+) -> None:
+    world = World(engine, redis_client)
+    world.flusher = Flusher(engine, world.nodes, world.metrics, keep_seconds=60)
+    account = world.funded(amount=10_000)
+    stream = keys.stream(account.shard, 1)
+    for number in range(1_000):
+        account.debit(f"d{number}", 1)
+    # They are an hour old: the ledger was away for so long.
+    entries = account.redis.xrange(stream)
+    account.redis.delete(stream)
+    account.redis.xgroup_create(stream, "ledger", id="0", mkstream=True)
+    for number, (_, fields) in enumerate(entries, 1):
+        account.redis.xadd(stream, fields, id=f"{number}-1")
+    world.flush()
+    world.flush()
+    assert account.redis.xlen(stream) == 1_000
+    world.flusher = Flusher(engine, world.nodes, world.metrics, keep_seconds=0)
+    world.flush()
+    assert account.redis.xlen(stream) < 1_000
+    world.assert_sound()
+
+
 def test_lists_are_filtered_and_paged(world: World) -> None:
     account = world.funded()
     for number in range(5):

@@ -15,6 +15,7 @@ import redis
 from psycopg import sql
 from sqlalchemy import Engine
 
+from persistence.recovery import rebuild
 from sidecar import keys
 from tests.integration.ledger_world import World
 from tests.integration.simulated_sidecar import SimulatedSidecar
@@ -243,3 +244,88 @@ def test_a_suspect_shard_is_kept_until_its_stream_is_in_the_ledger(
     opened = world.opener.open_shards()
     assert list(opened.given_up) == [account.shard]
     assert world.generation().spent == 10
+
+
+def test_sidecars_that_the_ledger_forgot_are_waited_for(
+    world: World, past: Past, sidecar: SimulatedSidecar
+) -> None:
+    account = world.funded()
+    past.remember()
+    late = SimulatedSidecar(world, "late").register()
+    spend(account, sidecar, "d1", 10)
+    world.flush()
+    past.come_back()
+    # What it acknowledges now is in its journal alone when the shard is given up.
+    spend(account, late, "d2", 20)
+    # Nobody takes its confirmation back because the ledger lacks it.
+    assert world.registry.run_once() == 0
+    assert late.is_confirmed()
+    world.opener.run_once()
+    assert world.sql("SELECT name FROM sidecars WHERE state = 'alive' ORDER BY 1") == [
+        "late",
+        "one",
+    ]
+    sidecar.hand_in()
+    world.flush()
+    assert world.sql("SELECT DISTINCT state FROM shards") == ["draining"]
+    recover(world, sidecar, late)
+    assert world.account().balance()[2] == 970
+    world.assert_sound()
+
+
+def test_nothing_is_flushed_into_a_ledger_in_doubt_before_its_shards_are_suspect(
+    world: World, sidecar: SimulatedSidecar
+) -> None:
+    account = world.funded()
+    spend(account, sidecar, "d1", 10)
+    world.client.hset(keys.META, "timeline", "another")
+    assert world.flusher.run_once() == []
+    assert world.generation().seq == 0
+    recover(world, sidecar)
+    assert world.account().balance()[2] == 990
+    world.assert_sound()
+
+
+def test_a_flush_of_an_older_epoch_is_none_of_the_newer_one(
+    world: World, sidecar: SimulatedSidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = world.funded()
+    spend(account, sidecar, "d1", 10)
+    rebuild(world.engine, [account.shard])
+    other = World(world.engine, world.client)
+    flush = world.opener._flush_suspects
+
+    def flush_and_be_overtaken() -> tuple[str, dict[int, int]]:
+        found = flush()
+        monkeypatch.undo()
+        other.opener.open_shards()
+        rebuild(world.engine, [account.shard])  # and that epoch is doubted as well
+        return found
+
+    monkeypatch.setattr(world.opener, "_flush_suspects", flush_and_be_overtaken)
+    assert world.opener.open_shards().given_up == {}
+    assert world.sql("SELECT epoch, state FROM shards WHERE shard = :s", s=account.shard) == [
+        (2, "suspect")
+    ]
+    recover(world, sidecar)
+    assert world.account().balance()[2] == 990
+    world.assert_sound()
+
+
+def test_one_that_is_suspect_before_its_fence_was_confirmed_is_flushed_and_given_up(
+    world: World, sidecar: SimulatedSidecar
+) -> None:
+    account = world.funded()
+    world.client.delete(keys.fence(account.shard))
+    world.opener.run_once()
+    # The worker died before it said so, and somebody doubts the shard.
+    world.sql("UPDATE shards SET is_fenced = false WHERE shard = :s RETURNING 1", s=account.shard)
+    rebuild(world.engine, [account.shard])
+    for _ in range(3):
+        world.opener.run_once()
+    assert world.sql("SELECT epoch, state FROM shards WHERE shard = :s", s=account.shard) == [
+        (3, "draining")
+    ]
+    recover(world, sidecar)
+    assert world.account().balance()[2] == 1_000
+    world.assert_sound()
