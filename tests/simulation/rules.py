@@ -15,7 +15,7 @@ OVERDRAFT: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds in the real protocol: everything."""
+    """What holds in the real protocol: everything, but for what two of them say."""
 
     waits_for_journals: bool = True
     """Accounts are reopened when every journal is in."""
@@ -48,7 +48,10 @@ class Rules:
     confirms_suspects_too: bool = True
     """The fence of a suspect shard is confirmed if it is written: only then it can be flushed."""
     posts_what_it_forgot: bool = True
-    """Usage of a generation that a ledger lost when it went back is charged, not put aside."""
+    """Usage of a generation that a ledger lost when it went back is charged, not put aside.
+
+    The code puts it aside, as dead letters with an alarm: that is a limit in the README.
+    """
     doubts_at_the_flush: bool = True
     """Nothing is flushed into a promoted ledger before its shards are suspect."""
     enters_again_whom_it_forgot: bool = True
@@ -56,7 +59,11 @@ class Rules:
     confirms_what_comes_late: bool = True
     """A record that is entered when the cursor has passed it is forgotten all the same."""
     opens_a_generation_once: bool = True
-    """An account that was opened and is gone is lost, also when the ledger does not know yet."""
+    """An account that was opened and is gone is lost, also when the ledger does not know yet.
+
+    The code knows it by the shard's stream, so not where one account alone was deleted in the
+    moment in which the worker died that had opened it: that is a limit in the README.
+    """
     flushes_this_epoch_into_this_ledger: bool = True
     """Another epoch's flush, or one into a ledger that was promoted since, does not count."""
     keeps_until_confirmed: bool = True
