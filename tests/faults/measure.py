@@ -46,8 +46,13 @@ def is_decided(attempt: Attempt) -> bool:
 
 
 def _recovery(attempts: Sequence[Attempt], mark: float) -> float:
-    missed = [a.answered for a in attempts if a.is_bad or a.is_degraded]
+    missed = [_told_at(a) for a in attempts if a.is_bad or a.is_degraded]
     if not missed:
         return 0.0
     decided = [a.answered for a in attempts if is_decided(a) and a.answered > max(missed)]
     return min(decided) - mark if decided else float("inf")
+
+
+def _told_at(attempt: Attempt) -> float:
+    """Return when an attempt failed; one without an answer did when it was sent."""
+    return attempt.sent if attempt.http == NO_ANSWER else attempt.answered

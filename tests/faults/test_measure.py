@@ -33,6 +33,13 @@ def test_the_recovery_ends_with_the_first_decision_after_the_last_refusal() -> N
     assert recoveries(ended, MARK, ["acme"]) == {"acme": 2.5}
 
 
+def test_a_call_that_waits_in_vain_while_others_are_served_is_no_longer_outage() -> None:
+    ended = attempts((10.5, 503, {}), (11.0, 200, HELD))
+    (call, waiting), *_ = attempts((12.0, 0, {}))
+    waiting.sent = 10.6
+    assert recoveries([*ended, (call, waiting)], MARK, ["acme"]) == {"acme": 1.0}
+
+
 def test_what_was_granted_without_redis_is_no_recovery() -> None:
     ended = attempts((10.5, 200, HELD | {"degraded": True}), (11.0, 200, HELD))
     assert recoveries(ended, MARK, ["acme"]) == {"acme": 1.0}
