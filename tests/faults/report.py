@@ -15,6 +15,7 @@ from rich.table import Table
 
 from loadtests.figures import percentile
 from tests.faults.episode import Result
+from tests.faults.rows import ROWS
 
 _COLUMNS: Final = (
     "fault", "L", "O", "cycles", "acknowledged", "lost", "overspent",
@@ -95,8 +96,8 @@ def write_docs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     """Write the page of the documentation from runs as JSON: of each row the last that made it."""
     latest = {row["row"]: (run, row) for run in runs for row in run["rows"] if row["cycles"]}
     skipped = {row["row"]: row for run in runs for row in run["rows"] if row["skipped"]}
-    rows = [row for _, row in latest.values()]
-    rows += [row for name, row in skipped.items() if name not in latest]
+    shown = skipped | {name: row for name, (_, row) in latest.items()}
+    rows = [shown[name] for name in ROWS if name in shown]
     lines = [_HEAD]
     for run in runs:
         names = [name for name, (made_in, _) in latest.items() if made_in is run]
