@@ -6,6 +6,7 @@ fails on the way is a 503: the retry of the same id finds out what was done.
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from sidecar.meter.requests import Request
 from sidecar.meter.room import Room
 from sidecar.meter.shelf import Shelf
 from sidecar.meter.store import Decision, Store
+
+log: Final = logging.getLogger(__name__)
 
 _FINGERPRINT: Final = 1
 _PRICE_VERSION: Final = 5
@@ -93,15 +96,30 @@ class Acknowledger:
         await self._let_out([*entries, mark], decision, is_urgent=True)
 
     async def _let_out(self, entries: list[Entry], decision: Decision, *, is_urgent: bool) -> None:
+        self._lease.require(decision.place)  # else what is written now comes after the mark
         numbers = await self.write(entries, is_urgent=is_urgent)
         try:
             self._lease.require(decision.place)
         except StoreUnavailable:
-            for number in numbers:
+            for number, entry in zip(numbers, entries, strict=True):
                 self._journal.forget(number)
+                await self._void(number, entry)
             raise
         for number, entry in zip(numbers, entries, strict=True):
             self._shelf.put(number, entry)
+
+    async def _void(self, number: int, entry: Entry) -> None:
+        """Write that a record was never acknowledged: what is forgotten may come back on disk.
+
+        Its journal was handed in without it, and its credits may be spent again by now.
+        """
+        void = Entry("void", entry.account, entry.id, "", {}, now_ms(), done=number)
+        try:
+            (mark,) = await self.write([void], is_urgent=True)
+        except StoreUnavailable as error:
+            log.error("a record could not be voided", extra={"error": str(error)})
+            return
+        self._shelf.put(mark, void)
 
     async def write(self, entries: list[Entry], *, is_urgent: bool) -> list[int]:
         """Write records at once and return their numbers. Raises `StoreUnavailable`."""

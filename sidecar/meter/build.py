@@ -119,6 +119,9 @@ def _recover(journal: Journal, shelf: Shelf, afterwards: Afterwards) -> None:
     except msgspec.MsgspecError as error:
         raise JournalDamaged(f"A record of the journal is not one of ours: {error}") from error
     journal.recovered.clear()
+    for number in {entry.done for entry in entries.values() if entry.operation == "void"}:
+        if entries.pop(number, None) is not None:
+            journal.forget(number)
     for number, entry in entries.items():
         shelf.put(number, entry)
     afterwards.recover(entries)

@@ -51,7 +51,7 @@ class Entry(Struct, array_like=True):
     `event` is the usage event as it is in the stream, empty when the decision wrote none; `epoch`
     and `stream_id` say where. `hold` is the hold as it is after the decision. `arguments` are
     those of the script that is still to run, for what was accepted while Redis was away; `done` is
-    the number of such a record once that has happened.
+    the number of such a record once that has happened, or, of a `void`, of one that never counted.
     """
 
     operation: str

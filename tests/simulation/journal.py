@@ -25,6 +25,7 @@ class Record:
     amount: int
     is_whole: bool = False
     is_forgotten: bool = False
+    is_void: bool = False
 
 
 @dataclass(slots=True)
@@ -61,12 +62,13 @@ class Shelf:
         self.holds: dict[Id, Record] = {}
         self.survivors: dict[Id, Record] = {}
         self.unconfirmed: dict[int, dict[int, list[tuple[int, Record]]]] = {}
-        # A torn tail is cut off, and what was forgotten may be there again.
+        # A torn tail is cut off, and what was forgotten may be there again, but for what is void.
         for number in [n for n, record in disk.records.items() if not record.is_whole]:
             del disk.records[number]
         for record in disk.records.values():
-            record.is_forgotten = False
-            self.put(record)
+            record.is_forgotten = record.is_void
+            if not record.is_void:
+                self.put(record)
 
     def __len__(self) -> int:
         return sum(len(q) for queues in self.unconfirmed.values() for q in queues.values())

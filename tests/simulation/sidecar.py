@@ -272,13 +272,18 @@ class Sidecar:
     ) -> Steps:
         if record is not None:
             yield
+            if not self._may_answer(place):
+                # Asked in the turn that writes: what comes after the mark is not written.
+                del self.disk.records[record.number]
+                self.world.note("sidecar: answered nothing, the shard may be lost", request.id)
+                return
             record.is_whole = True
             self.world.note("sidecar: journalled", f"{self.name} {request.id}")
             yield
         if not self._may_answer(place):
             self.world.note("sidecar: answered nothing, the shard may be lost", request.id)
             if record is not None:
-                record.is_forgotten = True
+                record.is_forgotten = record.is_void = True
             return
         if record is not None:
             self.shelf.put(record)

@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.errors import StoreUnavailable
 from sidecar.meter.acknowledge import Acknowledger
+from sidecar.meter.entries import Entry
 from sidecar.meter.lease import Place
 from sidecar.meter.operations import Plan
 from sidecar.meter.store import Decision
@@ -25,8 +26,13 @@ ANSWER = {"id": "d1", "status": "debited", "charged": 10, "available": 90, "repl
 class Around:
     """The parts around: what is in the stream, and what the ledger has after the next look."""
 
-    def __init__(self, *, event: bytes = b"", is_flushed: bool = False) -> None:
+    def __init__(
+        self, *, event: bytes = b"", is_flushed: bool = False, is_lost_by_writing: bool = False
+    ) -> None:
         self.event_found, self.is_flushed = event, is_flushed
+        self.is_lost_by_writing = is_lost_by_writing
+        self.forgotten: list[int] = []
+        self.shelf: list[tuple[int, str, int]] = []
         self.looks = self.suspicions = 0
         self.written: list[bytes] = []
 
@@ -37,7 +43,9 @@ class Around:
         self.suspicions += 1
 
     def require(self, _: Place) -> None:
-        """The lease runs."""
+        """The lease runs, or ends while something is written."""
+        if self.is_lost_by_writing and self.written:
+            raise StoreUnavailable("lost")
 
     async def event(self, *_: Any) -> bytes:
         return self.event_found
@@ -51,8 +59,11 @@ class Around:
         done.set_result(len(self.written))
         return done
 
-    def put(self, *_: Any) -> None:
-        """It is on the shelf."""
+    def forget(self, number: int) -> None:
+        self.forgotten.append(number)
+
+    def put(self, number: int, entry: Entry) -> None:
+        self.shelf.append((number, entry.operation, entry.done))
 
     def acknowledge(self) -> None:
         parts: Any = self
@@ -79,3 +90,12 @@ def test_a_repeat_whose_event_is_nowhere_is_not_acknowledged() -> None:
     with pytest.raises(StoreUnavailable):
         around.acknowledge()
     assert (around.written, around.suspicions) == ([], 1)
+
+
+def test_a_record_that_was_written_when_redis_was_lost_is_void_also_after_a_restart() -> None:
+    around = Around(event=b"the event", is_lost_by_writing=True)
+    with pytest.raises(StoreUnavailable):
+        around.acknowledge()
+    # Its segment may stay on the disk for long: the second record says that it never counted.
+    assert around.forgotten == [1]
+    assert around.shelf == [(2, "void", 1)]
