@@ -7,7 +7,7 @@ that a charge is not covered. The opener ends the doubt, by making every shard s
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
@@ -56,4 +56,4 @@ def enter_again(connection: Connection, nodes: RedisNodes) -> int:
     return forgotten
 
 
-_ALIVE = sa.text("SELECT id FROM sidecars WHERE state = 'alive'")
+_ALIVE: Final = sa.text("SELECT id FROM sidecars WHERE state = 'alive'")
