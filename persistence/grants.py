@@ -36,7 +36,10 @@ class GrantRequest:
 
 @dataclass(frozen=True, slots=True)
 class GrantRow:
-    """One grant. `used` is less refunds; `returned` was taken away by adjustments."""
+    """One grant. `used` is less refunds; `returned` was taken away by adjustments.
+
+    `rolled_group` names the grants whose rest was carried over with it, at most `rolled_keep`.
+    """
 
     grant_no: int
     account: str
@@ -51,6 +54,8 @@ class GrantRow:
     used: int
     expired: int
     returned: int
+    rolled_group: str | None
+    rolled_keep: int | None
 
     @property
     def remaining(self) -> int:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -43,11 +44,16 @@ stripe_events: Final = Table(
     # The account whose making this event waits for.
     Column("waits_for_account", Text),
     Column("finished_ms", BigInteger),
+    Column("source", Text, nullable=False, server_default="webhook"),
+    # When the payload was blanked: it holds personal data, and is kept for a while only.
+    Column("blanked_ms", BigInteger),
     CheckConstraint(
         "status IN ('pending', 'applied', 'ignored', 'failed', 'dead')",
         name="stripe_events_status_known",
     ),
     CheckConstraint("attempts >= 0", name="stripe_events_attempts_not_negative"),
+    CheckConstraint("source IN ('webhook', 'reconciler')", name="stripe_events_source_known"),
+    Index("stripe_events_kept", "received_ms", postgresql_where=text("blanked_ms IS NULL")),
     Index("stripe_events_due", "due_ms", postgresql_where=text("status IN ('pending', 'failed')")),
     Index("stripe_events_status", "status"),
 )
@@ -71,13 +77,30 @@ stripe_payments: Final = Table(
     Column("granted", BigInteger, nullable=False, server_default="0"),
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
+    Column("order_id", Text, ForeignKey("orders.id")),
+    Column("customer", Text),
+    Column("charge", Text),
+    # What the payment was made for, with tax: refunds and disputes are shares of it.
+    Column("amount", BigInteger),
+    Column("fee", BigInteger),
+    Column("fee_currency", Text),
+    Column("clawed_back", BigInteger, nullable=False, server_default="0"),
+    Column("postings", Integer, nullable=False, server_default="0"),
     CheckConstraint(
         "credits BETWEEN 1 AND 9007199254740991", name="stripe_payments_credits_in_range"
     ),
     CheckConstraint("granted BETWEEN 0 AND credits", name="stripe_payments_granted_in_range"),
+    CheckConstraint(
+        "clawed_back BETWEEN 0 AND granted", name="stripe_payments_clawed_back_in_range"
+    ),
     Index("stripe_payments_account", "account"),
+    Index("stripe_payments_charge", "charge"),
+    Index("stripe_payments_order", "order_id", unique=True),
 )
-"""One row for each PaymentIntent that is a top-up of ours: what is known of it, what it gave."""
+"""One row for each PaymentIntent that is a top-up of ours: what is known of it, what it gave.
+
+`granted` less `clawed_back` is what it is worth now; `postings` counts how often that changed.
+"""
 
 control_actions: Final = Table(
     "control_actions",

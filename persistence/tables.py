@@ -130,8 +130,15 @@ accounts: Final = Table(
     Column("generation", Integer, nullable=False, server_default="0"),
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
+    Column("operator_status", Text, nullable=False, server_default="active"),
+    Column("operator_reason", Text),
+    Column("top_up_threshold", BigInteger),
     CheckConstraint(
         "status IN ('active', 'grace', 'suspended', 'closed')", name="accounts_status_known"
+    ),
+    CheckConstraint(
+        "operator_status IN ('active', 'suspended', 'closed')",
+        name="accounts_operator_status_known",
     ),
     CheckConstraint(
         "overdraft_limit BETWEEN 0 AND 9007199254740991", name="accounts_overdraft_in_range"
@@ -144,7 +151,11 @@ accounts: Final = Table(
     ),
     Index("accounts_stripe_customer", "stripe_customer"),
 )
-"""Who is charged. `generation` is the present one."""
+"""Who is charged. `generation` is the present one.
+
+`status` is derived, `operator_status` is what operators decided of it. `top_up_threshold`: below
+this it is topped up by itself.
+"""
 
 ledger_accounts: Final = Table(
     "ledger_accounts",
@@ -182,12 +193,13 @@ transfers: Final = Table(
     CheckConstraint("amount > 0", name="transfers_amount_positive"),
     CheckConstraint("debit_account <> credit_account", name="transfers_two_accounts"),
     CheckConstraint(
-        "kind IN ('grant', 'adjustment', 'lend', 'usage', 'refund', 'expire', 'return',"
-        " 'suspense', 'residue')",
+        "kind IN ('grant', 'adjustment', 'clawback', 'lend', 'usage', 'refund', 'expire',"
+        " 'return', 'suspense', 'residue')",
         name="transfers_kind_known",
     ),
     Index("transfers_account", "account", "id"),
     Index("transfers_batch", "account", "batch", postgresql_where=text("batch IS NOT NULL")),
+    Index("transfers_clawback", "reference", postgresql_where=text("kind = 'clawback'")),
 )
 """The double-entry rows. Append-only."""
 
@@ -207,6 +219,8 @@ grants: Final = Table(
     _counter("used"),
     _counter("expired"),
     _counter("returned"),
+    Column("rolled_group", Text),
+    Column("rolled_keep", BigInteger),
     UniqueConstraint("account", "id", name="grants_account_id_key"),
     CheckConstraint("amount BETWEEN 1 AND 9007199254740991", name="grants_amount_in_range"),
     CheckConstraint(
@@ -218,9 +232,14 @@ grants: Final = Table(
         "used >= 0 AND expired >= 0 AND returned >= 0", name="grants_counters_not_negative"
     ),
     CheckConstraint("used + expired + returned <= amount", name="grants_not_overspent"),
+    CheckConstraint("rolled_keep >= 0", name="grants_rolled_keep_not_negative"),
     Index("grants_account_no", "account", "grant_no"),
+    Index("grants_reference", "reference"),
 )
-"""Credits added. Only `used` (less refunds), `expired` and `returned` ever change."""
+"""Credits added. `used` (less refunds), `expired` and `returned` change, and when it ends.
+
+`rolled_group`: the grants whose rest was carried over together, at most `rolled_keep` of it.
+"""
 
 adjustments: Final = Table(
     "adjustments",
@@ -305,7 +324,8 @@ refills: Final = Table(
     PrimaryKeyConstraint("account", "gen", "refill_no"),
     ForeignKeyConstraint(["account", "gen"], ["generations.account", "generations.gen"]),
     CheckConstraint(
-        "kind IN ('open', 'grant', 'take', 'status', 'restore')", name="refills_kind_known"
+        "kind IN ('open', 'grant', 'take', 'status', 'restore', 'roll')",
+        name="refills_kind_known",
     ),
     CheckConstraint("amount >= 0", name="refills_amount_not_negative"),
     Index(

@@ -12,14 +12,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from persistence import schema, stripe_tables
+from persistence import money_tables, plan_tables, schema, stripe_tables, top_up_tables
 from persistence.database import make_engine, sqlstate
 from persistence.partitions import ensure_partitions, first_id
 from persistence.tables import metadata
 from sidecar.errors import LedgerUnavailable, SchemaMismatch
 from tests.integration.ledger_world import World
 
-assert stripe_tables.stripe_events.metadata is metadata
+for _module in (money_tables, plan_tables, stripe_tables, top_up_tables):
+    assert _module.metadata is metadata
 
 
 def test_the_tables_are_what_the_migrations_make(engine: Engine) -> None:
