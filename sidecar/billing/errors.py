@@ -16,3 +16,39 @@ class DeliveryRefused(CreditsError):
 
 class EventNotUnderstood(CreditsError):
     """Raised when an event is one of ours, but does not say clearly what to do."""
+
+
+class StripeAway(CreditsError):
+    """Raised when Stripe gave no answer, failed or was busy; what it did, if anything, is unknown."""
+
+
+class StripeRefused(CreditsError):
+    """Raised when Stripe refused a request: nothing was done, and the same again is refused too.
+
+    `status` is HTTP's, `kind` the error's type; a bank's refusal (402) has its `decline_code`, and
+    the PaymentIntent that was tried.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        kind: str | None = None,
+        code: str | None = None,
+        decline_code: str | None = None,
+        advice_code: str | None = None,
+        payment_intent: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.decline_code = decline_code
+        self.advice_code = advice_code
+        self.payment_intent = payment_intent
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether Stripe has no such object."""
+        return self.status == 404

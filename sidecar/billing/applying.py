@@ -1,0 +1,60 @@
+"""What applying a Stripe event works with, and what can become of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from sidecar.billing.errors import EventNotUnderstood
+from sidecar.billing.stripe_api import StripeApi
+
+APPLIED: Final = "applied"
+IGNORED: Final = "ignored"
+FAILED: Final = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an event.
+
+    `waits_for_account` names an account that has to be made first. `is_free`: the attempt does not
+    count, for the event is not at fault (Stripe is away).
+    """
+
+    status: str
+    error: str | None = None
+    waits_for_account: str | None = None
+    is_free: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """One event on its way into the ledger, in the transaction of its effect.
+
+    `subject` is the object that it is about, as it was then. `now_ms` is the worker's clock,
+    `received_ms` when the event arrived.
+    """
+
+    c: Connection
+    stripe: StripeApi | None
+    type: str
+    subject: dict[str, Any]
+    livemode: bool
+    received_ms: int
+    now_ms: int
+
+    @property
+    def api(self) -> StripeApi:
+        """The Stripe API. Raises `EventNotUnderstood` when no secret key is configured."""
+        if self.stripe is None:
+            raise EventNotUnderstood(
+                "CREDITS_STRIPE_SECRET_KEY is not set, so Stripe can't be asked"
+            )
+        return self.stripe
+
+
+Handler = Callable[[Applying], Outcome]
+"""Applies the events of some types. Raises `EventNotUnderstood`, `StripeAway`, `StripeRefused`."""
