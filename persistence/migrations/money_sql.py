@@ -142,6 +142,7 @@ CREATE TABLE stripe_fraud_warnings (
 _PLANS: Final = """
 CREATE TABLE plans (
     stripe_price text PRIMARY KEY,
+    no bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     allowance bigint NOT NULL
         CONSTRAINT plans_allowance_in_range CHECK (allowance BETWEEN 1 AND 9007199254740991),
     grace_days integer NOT NULL DEFAULT 3
