@@ -31,7 +31,10 @@ auto_top_ups: Final = Table(
     Column("monthly_cap", BigInteger),
     Column("paused_reason", Text),
     Column("paused_ms", BigInteger),
+    # When a person last let it go on: what was known of its payments before stops it no more.
+    Column("resumed_ms", BigInteger, nullable=False, server_default="0"),
     Column("declines", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
     Column("next_ms", BigInteger, nullable=False, server_default="0"),
     Column("due_ms", BigInteger),
     Column("created_ms", BigInteger, nullable=False),
@@ -43,7 +46,11 @@ auto_top_ups: Final = Table(
     CheckConstraint("monthly_cap BETWEEN 1 AND 9007199254740991", name="auto_top_ups_cap_in_range"),
     Index("auto_top_ups_due", "due_ms", postgresql_where=text("due_ms IS NOT NULL")),
 )
-"""Who is topped up by itself, and by how much. `due_ms`: when it is to be looked at."""
+"""Who is topped up by itself, and by how much. `due_ms`: when it is to be looked at.
+
+`declines` counts what banks refused, `failures` what Stripe refused for our fault, each since the
+last success; `next_ms` is when it may be tried again.
+"""
 
 auto_top_up_attempts: Final = Table(
     "auto_top_up_attempts",
