@@ -345,3 +345,27 @@ class ControlMetrics:
             ("outcome",),
             registry=registry,
         )
+
+
+class MoneyMetrics:
+    """What a worker counts of Stripe's side: the reconciler, auto top-up, alerts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.reconciler_succeeded: Final = Gauge(
+            "credits_reconciler_succeeded_timestamp_seconds",
+            "When a pass of the reconciler last came to its end, by pass.",
+            ("pass",),
+            registry=registry,
+        )
+        self.reconciler_found: Final = Counter(
+            "credits_reconciler_found_total",
+            "What the reconciler found that no webhook had brought, by pass.",
+            ("pass",),
+            registry=registry,
+        )
+        self.reconciler_late: Final = Counter(
+            "credits_reconciler_late_total",
+            "What it found more than ten minutes after it happened: webhooks do not arrive.",
+            ("pass",),
+            registry=registry,
+        )
