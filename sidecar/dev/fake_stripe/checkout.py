@@ -2,110 +2,178 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
-from sidecar.dev.fake_stripe import objects, payments
+from sidecar.dev.fake_stripe import cards, catalogue, payments
+from sidecar.dev.fake_stripe.call import Call
 from sidecar.dev.fake_stripe.failures import StripeFailure
 from sidecar.dev.fake_stripe.forms import Form
-from sidecar.dev.fake_stripe.state import Cause, Object, State
+from sidecar.dev.fake_stripe.lists import page
+from sidecar.dev.fake_stripe.shapes import checkout as shapes
+from sidecar.dev.fake_stripe.shapes import customers as customer_shapes
+from sidecar.dev.fake_stripe.shapes import payments as payment_shapes
+from sidecar.dev.fake_stripe.state import Cause, Object, State, by_itself
 
-DEFAULT_CARD: Final = "pm_card_visa"
+_MEANINGLESS = (
+    *("allow_promotion_codes", "billing_address_collection", "consent_collection", "custom_text"),
+    *("customer_update", "invoice_creation", "locale", "payment_method_collection"),
+    *("payment_method_options", "payment_method_types", "phone_number_collection"),
+    *("saved_payment_method_options", "submit_type", "tax_id_collection"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    currency: str
-    amount: int
-
-
-def create(state: State, url_base: str, form: Form, cause: Cause) -> Object:
-    """Make a session for one payment. What its PaymentIntent will carry is kept beside it."""
+def create(call: Call) -> Object:
+    """Make a session. What its payment or subscription will carry is kept beside it."""
+    form, state = call.form, call.state
     mode = form.required("mode")
-    if mode != "payment":
+    if mode not in ("payment", "subscription"):
         raise StripeFailure(f"This fake has no sessions of mode {mode}.", param="mode")
-    lines = [_line(part) for part in form.parts("line_items")]
-    if not lines:
-        raise StripeFailure("Give at least one line item.", param="line_items")
-    if len({line.currency for line in lines}) > 1:
-        raise StripeFailure("All line items must have one currency.", param="line_items")
-    session = objects.checkout_session(
-        state,
-        url_base,
-        sum(line.amount for line in lines),
-        lines[0].currency,
-        cause,
-        success_url=form.required("success_url"),
-        cancel_url=form.text("cancel_url"),
-        customer=form.text("customer"),
-        customer_email=form.text("customer_email"),
-        client_reference_id=form.text("client_reference_id"),
-        metadata=form.metadata(),
-    )
-    for_payment = form.part("payment_intent_data")
-    session["payment_intent_data"] = {
-        "metadata": for_payment.metadata(),
-        "description": for_payment.text("description"),
-        "setup_future_usage": for_payment.text("setup_future_usage"),
-    }
-    for_payment.finish()
+    lines = [_line(state, part, call.cause) for part in form.parts("line_items")]
+    _require_lines(lines, mode)
+    fields = _fields(state, form) | {"mode": mode, "_line_items": lines}
+    fields |= _later(form, mode)
+    form.ignore(*_MEANINGLESS)
     form.finish()
+    total, currency = sum(line["amount_total"] for line in lines), lines[0]["currency"]
+    session = shapes.checkout_session(state, call.url_base, total, currency, call.cause, **fields)
     return state.add(session)
 
 
-def pay(state: State, id: str, card: str, cause: Cause) -> Object:
+def pay(state: State, session: Object, card: str, cause: Cause) -> Object:
     """Pay a session, as its page does. Raises `StripeFailure` when it is over, or declined."""
-    session = state.get("checkout.session", id)
     _require_open(session)
-    if card not in payments.CARDS:
-        raise StripeFailure(f"No such PaymentMethod: '{card}'", param="payment_method")
-    payment = state.add(
-        objects.payment_intent(
-            state,
-            session["amount_total"],
-            session["currency"],
-            cause,
-            customer=session["customer"],
-            payment_method=card,
-            **session["payment_intent_data"],
-        )
-    )
-    state.emit("payment_intent.created", payment, cause)
-    payments.try_charge(state, payment, cause)
-    session.update(status="complete", payment_status="paid", payment_intent=payment["id"], url=None)
-    state.emit("checkout.session.completed", public(session), cause)
+    method = cards.named(state, card, cause, "payment_method")
+    _pay_once(state, session, method, cause)
+    session.update(status="complete", url=None)
+    session["customer_details"] = _details(state, session)
+    state.emit("checkout.session.completed", session, cause)
     return session
 
 
-def expire(state: State, id: str, form: Form, cause: Cause) -> Object:
+def expire(call: Call) -> Object:
     """End a session that nobody has paid."""
-    session = state.get("checkout.session", id)
-    form.finish()
+    session = call.found("checkout.session")
+    call.form.finish()
     _require_open(session)
     session.update(status="expired", url=None)
-    state.emit("checkout.session.expired", public(session), cause)
+    call.state.emit("checkout.session.expired", session, call.cause)
     return session
 
 
-def public(session: Object) -> Object:
-    """Return a session as Stripe shows it: what its payment will carry is never told."""
-    return {name: value for name, value in session.items() if name != "payment_intent_data"}
+def line_items(call: Call) -> Object:
+    """List what a session sells."""
+    session = call.found("checkout.session")
+    return page(call.form, f"/v1/checkout/sessions/{call.id}/line_items", session["_line_items"])
 
 
-def _line(form: Form) -> _Line:
+def _pay_once(state: State, session: Object, method: Object, cause: Cause) -> None:
+    later = session["_payment_intent_data"]
+    if session["customer"] is None and (
+        session["customer_creation"] == "always" or later["setup_future_usage"]
+    ):
+        session["customer"] = _new_customer(state, session, cause)
+    fields = {"customer": session["customer"], **later}
+    total, currency = session["amount_total"], session["currency"]
+    payment = state.add(payment_shapes.payment_intent(state, total, currency, cause, **fields))
+    payments.choose_method(state, payment, method["id"], cause)
+    state.emit("payment_intent.created", payment, cause)
+    payments.try_charge(state, payment, cause)
+    session["payment_intent"] = payment["id"]
+    if payment["status"] == "succeeded":
+        session["payment_status"] = "paid"
+        return
+    state.when_settled[payment["id"]] = lambda is_paid: _settle(state, session, is_paid=is_paid)
+
+
+def _settle(state: State, session: Object, *, is_paid: bool) -> None:
+    """Tell what became of a session that completed before its money came."""
+    if is_paid:
+        session["payment_status"] = "paid"
+    outcome = "succeeded" if is_paid else "failed"
+    state.emit(f"checkout.session.async_payment_{outcome}", session, by_itself(session))
+
+
+def _fields(state: State, form: Form) -> dict[str, Any]:
+    customer = form.text("customer")
+    if customer is not None:
+        state.get("customer", customer, "customer")
+    tax = form.part("automatic_tax")
+    is_taxed = tax.flag("enabled")
+    tax.ignore("liability")
+    tax.finish()
+    status = "complete" if is_taxed else None
+    fields: dict[str, Any] = {
+        "success_url": form.required("success_url"),
+        "cancel_url": form.text("cancel_url"),
+        "customer": customer,
+        "customer_creation": form.choice("customer_creation", "if_required", "always"),
+        "customer_email": form.text("customer_email"),
+        "client_reference_id": form.text("client_reference_id"),
+        "metadata": form.metadata(),
+        "automatic_tax": {"enabled": is_taxed, "liability": None, "status": status},
+    }
+    expires_at = form.integer("expires_at")
+    return fields | ({"expires_at": expires_at} if expires_at else {})
+
+
+def _later(form: Form, mode: str) -> dict[str, Any]:
+    """Take what the PaymentIntent of a session will carry."""
+    data = form.part("payment_intent_data")
+    fields = {
+        "metadata": data.metadata(),
+        "description": data.text("description"),
+        "receipt_email": data.text("receipt_email"),
+        "setup_future_usage": data.text("setup_future_usage"),
+    }
+    data.ignore("statement_descriptor", "statement_descriptor_suffix")
+    data.finish()
+    return {"_payment_intent_data": fields}
+
+
+def _line(state: State, form: Form, cause: Cause) -> Object:
     quantity = form.integer("quantity", least=1) or 1
-    price = form.part("price_data")
-    currency = price.required("currency").lower()
-    amount = price.integer("unit_amount")
-    if amount is None:
-        price.required("unit_amount")
-    product = price.part("product_data")
-    product.required("name")
-    product.text("description")
-    product.finish()
-    price.finish()
+    price = catalogue.price_of(state, form, cause)
+    form.ignore("adjustable_quantity", "tax_rates")
     form.finish()
-    return _Line(currency, (amount or 0) * quantity)
+    amount = price["unit_amount"] * quantity
+    return {
+        "id": state.new_id("li"),
+        "object": "item",
+        "amount_discount": 0,
+        "amount_subtotal": amount,
+        "amount_tax": 0,
+        "amount_total": amount,
+        "currency": price["currency"],
+        "description": state.objects[price["product"]]["name"],
+        "metadata": {},
+        "price": price,
+        "quantity": quantity,
+    }
+
+
+def _require_lines(lines: list[Object], mode: str) -> None:
+    if not lines:
+        raise StripeFailure("Give at least one line item.", param="line_items")
+    if len({line["currency"] for line in lines}) > 1:
+        raise StripeFailure("All line items must have one currency.", param="line_items")
+    is_recurring = any(line["price"]["type"] == "recurring" for line in lines)
+    if is_recurring != (mode == "subscription"):
+        message = f"Recurring prices and mode {mode} do not go together."
+        raise StripeFailure(message, param="line_items")
+
+
+def _new_customer(state: State, session: Object, cause: Cause) -> str:
+    email = session["customer_email"]
+    customer = state.add(customer_shapes.customer(state, cause, email=email))
+    state.emit("customer.created", customer, cause)
+    return str(customer["id"])
+
+
+def _details(state: State, session: Object) -> Object:
+    customer = state.objects.get(session["customer"] or "", {})
+    email = session["customer_email"] or customer.get("email")
+    fields = ("address", "business_name", "individual_name", "name", "phone", "tax_ids")
+    return {"email": email, "tax_exempt": "none"} | dict.fromkeys(fields)
 
 
 def _require_open(session: Object) -> None:

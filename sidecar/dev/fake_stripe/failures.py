@@ -29,6 +29,16 @@ class StripeFailure(CreditsError):
         self.error = {"type": kind, "message": message} | fields
 
 
-def missing(kind: str, id: str) -> StripeFailure:
-    """Return the failure of an object that is not there."""
-    return StripeFailure(f"No such {kind}: '{id}'", status=404, code="resource_missing", param="id")
+def missing(kind: str, id: str, param: str = "id") -> StripeFailure:
+    """Return the failure of an object that is not there: 404 for the path's, else 400."""
+    return StripeFailure(
+        f"No such {kind}: '{id}'",
+        status=404 if param == "id" else 400,
+        code="resource_missing",
+        param=param,
+    )
+
+
+def server_error() -> StripeFailure:
+    """Return Stripe's answer when it broke."""
+    return StripeFailure("An unknown error occurred", status=500, kind="api_error", is_kept=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -10,7 +12,14 @@ from sidecar.dev.fake_stripe.failures import StripeFailure
 
 _NAME: Final = re.compile(r"^([^\[\]]+)((?:\[[^\[\]]*\])*)$")
 _INTEGER: Final = re.compile(r"^-?[0-9]{1,15}\Z")
+_DECIMAL: Final = re.compile(r"^[0-9]{1,12}(\.[0-9]{1,12})?\Z")
 _METADATA_KEYS: Final = 50
+_COMPARISONS: Final[dict[str, Callable[[int, int], bool]]] = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -79,6 +88,54 @@ class Form:
             raise self._invalid(name, f"Invalid boolean: {value}")
         return value == "true"
 
+    def has(self, name: str) -> bool:
+        """Return whether a parameter is given and not taken yet."""
+        return name in self._tree
+
+    def decimal(self, name: str) -> float | None:
+        """Take a number that is not negative; None when it is not given."""
+        value = self.text(name)
+        if value is None:
+            return None
+        if not _DECIMAL.match(value):
+            raise self._invalid(name, f"Invalid decimal: {value}")
+        return float(value)
+
+    def choice(self, name: str, *allowed: str) -> str:
+        """Take one of some words; the first one when it is not given."""
+        value = self.text(name) or allowed[0]
+        if value not in allowed:
+            raise self._invalid(name, f"Invalid {name}: must be one of {', '.join(allowed)}")
+        return value
+
+    def instants(self, name: str) -> Callable[[int], bool]:
+        """Take a filter of instants: `created=5` or `created[gte]=5`; without one, all pass."""
+        if not isinstance(self._tree.get(name), dict):
+            equals = self.integer(name)
+            return lambda instant: equals is None or instant == equals
+        part = self.part(name)
+        bounds = {word: part.integer(word) for word in _COMPARISONS}
+        part.finish()
+        return lambda instant: all(
+            _COMPARISONS[word](instant, bound)
+            for word, bound in bounds.items()
+            if bound is not None
+        )
+
+    def changed_metadata(self, current: dict[str, str]) -> dict[str, str]:
+        """Take a change of metadata: a blank value takes its key away, blank metadata all."""
+        if self._tree.get("metadata") == "":
+            del self._tree["metadata"]
+            return {}
+        given = {**self._subtree("metadata", keep=True)}
+        changed = {key: value for key, value in current.items() if given.get(key) != ""}
+        return changed | self.metadata()
+
+    def ignore(self, *names: str) -> None:
+        """Take parameters that change nothing here."""
+        for name in names:
+            self._tree.pop(name, None)
+
     def metadata(self) -> dict[str, str]:
         """Take the metadata: strings, at most 50, keys to 40 and values to 500 characters."""
         tree = self._subtree("metadata")
@@ -114,8 +171,10 @@ class Form:
                 f"Received unknown parameter: {full}", param=full, code="parameter_unknown"
             )
 
-    def _subtree(self, name: str) -> dict[str, Any]:
-        value = self._tree.pop(name, None) or {}
+    def _subtree(self, name: str, keep: bool = False) -> dict[str, Any]:
+        value = self._tree.get(name) or {}
+        if not keep:
+            self._tree.pop(name, None)
         if not isinstance(value, dict):
             raise self._invalid(name, "Invalid object")
         return value
