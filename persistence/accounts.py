@@ -37,6 +37,9 @@ class AccountRow:
     generation: int
     created_ms: int
     updated_ms: int
+    operator_status: AccountStatus
+    operator_reason: str | None
+    top_up_threshold: int | None
     ledger: int
 
 
@@ -81,6 +84,20 @@ def set_status(
     after = _locked(connection, account)
     add_refill(connection, account, RefillKind.STATUS, 0, _settings_of(after))
     return after
+
+
+def set_operator_status(
+    connection: Connection, account: str, status: AccountStatus, reason: str | None
+) -> None:
+    """Write down what an operator decided: `active`, `suspended` or `closed`, and why.
+
+    What the account may do is derived of that and of other facts, and set by `set_status`.
+    Raises `AccountUnknown`.
+    """
+    before = _locked(connection, account)
+    if (before.operator_status, before.operator_reason) != (status, reason):
+        change = {"operator_status": status.value, "operator_reason": reason}
+        _update(connection, account, change)
 
 
 def get_account(
@@ -154,6 +171,7 @@ def _settings_of(row: AccountRow) -> dict[str, Any]:
 def _row(row: sa.Row[Any]) -> AccountRow:
     values = dict(row._mapping)
     values["status"] = AccountStatus(values["status"])
+    values["operator_status"] = AccountStatus(values["operator_status"])
     values["ledger"] = int(values["ledger"])
     return AccountRow(**values)
 
@@ -170,7 +188,7 @@ _INSERT: Final = sa.text(
 _COLUMNS: Final = """
     a.account, a.account_no, a.shard, a.name, a.status, a.status_reason, a.overdraft_limit,
     a.low_balance_threshold, a.stripe_customer, a.outage_allowance, a.granted_total, a.generation,
-    a.created_ms, a.updated_ms,
+    a.created_ms, a.updated_ms, a.operator_status, a.operator_reason, a.top_up_threshold,
     (SELECT coalesce(sum(l.balance), 0) FROM ledger_accounts l
         WHERE l.account = a.account AND l.kind IN ('available', 'lent')) AS ledger
 """

@@ -35,10 +35,14 @@ _LINE_SECONDS: Final = 600.0
 
 
 class Turn:
-    """Whose turn it is, of all workers of a ledger. Belongs to one thread."""
+    """Whose turn it is, of all workers of a ledger, to do what `lock` stands for.
 
-    def __init__(self, engine: Engine) -> None:
+    Belongs to one thread.
+    """
+
+    def __init__(self, engine: Engine, lock: int = TURN_LOCK) -> None:
         self._engine = engine
+        self._lock = {"k": lock}
         self._connection: Connection | None = None
 
     def take(self) -> bool:
@@ -52,7 +56,7 @@ class Turn:
         connection = self._engine.connect()
         try:
             connection.execution_options(isolation_level="AUTOCOMMIT")
-            if connection.scalar(sa.text("SELECT pg_try_advisory_lock(:k)"), {"k": TURN_LOCK}):
+            if connection.scalar(sa.text("SELECT pg_try_advisory_lock(:k)"), self._lock):
                 self._connection = connection
         finally:
             if self._connection is not connection:
@@ -64,7 +68,7 @@ class Turn:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             with contextlib.suppress(SQLAlchemyError):
-                connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), {"k": TURN_LOCK})
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:k)"), self._lock)
             with contextlib.suppress(SQLAlchemyError):
                 # Not back into the pool: if that failed, the lock ends with the session.
                 connection.invalidate()

@@ -136,22 +136,46 @@ def _add(connection: Connection, account: AccountRow, id: str, amount: int, reas
     return _new_grant(connection, request, account, TransferKind.ADJUSTMENT).transfer
 
 
+def claw_back(
+    connection: Connection, account: str, amount: int, *, grant_id: str, id: str, reference: str
+) -> int:
+    """Take credits back that a payment gave, from its own grant first; return the transfer.
+
+    It may go below zero. Not idempotent by itself: the caller has the payment's row locked, and
+    knows what was taken before. `reference` is the PaymentIntent. Raises `AccountUnknown`,
+    `TotalExceeded`, and `Refusal` (422) for an amount out of range.
+    """
+    _check_amount(amount)
+    row = _locked(connection, account)
+    grant = find_grant(connection, account, grant_id)
+    refill = {"amount": amount, "grant_no": 0 if grant is None else grant.grant_no, "id": id}
+    kind = TransferKind.CLAWBACK
+    return _take_away(connection, row, refill, "source:paid", kind, reference)
+
+
 def _take(connection: Connection, account: AccountRow, id: str, amount: int) -> int:
+    refill = {"amount": amount, "grant_no": 0, "id": id}
+    kind = TransferKind.ADJUSTMENT
+    return _take_away(connection, account, refill, "source:adjustment", kind, id)
+
+
+def _take_away(
+    connection: Connection,
+    account: AccountRow,
+    refill: dict[str, Any],
+    source: str,
+    kind: TransferKind,
+    reference: str,
+) -> int:
+    amount: int = refill["amount"]
     if account.ledger - amount < -MAX_AMOUNT:
         raise TotalExceeded(account.account)
     present = generation_accounts(connection, account.account)
-    away = Transfer(
-        present.available_no,
-        ledger_account(connection, "source:adjustment"),
-        amount,
-        TransferKind.ADJUSTMENT,
-        account.account,
-        id,
-    )
+    to = ledger_account(connection, source)
+    away = Transfer(present.available_no, to, amount, kind, account.account, reference)
     # What Redis gives up for it comes back from the generation when its event is flushed.
     (transfer,) = post(connection, [away], at_ms=now_ms())
-    payload = {"amount": amount, "grant_no": 0, "id": id}
-    add_refill(connection, account.account, RefillKind.TAKE, 0, payload)
+    add_refill(connection, account.account, RefillKind.TAKE, 0, refill)
     return transfer
 
 

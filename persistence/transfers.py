@@ -20,6 +20,7 @@ class TransferKind(StrEnum):
 
     GRANT = "grant"
     ADJUSTMENT = "adjustment"
+    CLAWBACK = "clawback"
     LEND = "lend"
     USAGE = "usage"
     REFUND = "refund"

@@ -20,6 +20,7 @@ from sidecar.commands.dev_state import DEFAULT_DATA_DIRECTORY
 from sidecar.commands.doctor import doctor
 from sidecar.commands.environment import json_option, process_environment, role_settings
 from sidecar.commands.rebuild import rebuild
+from sidecar.commands.reconcile import reconcile
 from sidecar.commands.sidecars import sidecars
 from sidecar.errors import CreditsError, SettingsError
 from sidecar.settings import Settings
@@ -32,7 +33,7 @@ _SECTIONS: Final = {
     "Try it": ("dev",),
     "Run it": ("serve", "worker", "control", "migrate"),
     "Operate it": ("account", "grant", "balance", "settings", "health"),
-    "Prove and mend it": ("doctor", "audit", "sidecars", "rebuild"),
+    "Prove and mend it": ("doctor", "audit", "sidecars", "rebuild", "reconcile"),
 }
 
 
@@ -209,7 +210,7 @@ def health(role: str | None) -> None:
     raise CreditsError(f"No answer from {', '.join(asked)}.")
 
 
-for _command in (account, grant, balance, doctor, audit, sidecars, rebuild):
+for _command in (account, grant, balance, doctor, audit, sidecars, rebuild, reconcile):
     cli.add_command(_command)
 
 

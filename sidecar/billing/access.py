@@ -18,8 +18,9 @@ from typing import Final
 
 from sqlalchemy import Connection, select, text
 
-from persistence import accounts
+from persistence import accounts, tables
 from persistence.accounts import AccountRow
+from persistence.errors import AccountUnknown
 from persistence.plan_tables import stripe_subscriptions as subscriptions
 from sidecar.billing.alerts import AlertKind, raise_alert
 from sidecar.domain import AccountStatus
@@ -43,7 +44,7 @@ def refresh(c: Connection, account: str, now_ms: int) -> AccountStatus:
     """
     before = accounts.get_account(c, account, for_update=True)
     if before is None:
-        raise accounts.AccountUnknown(account)
+        raise AccountUnknown(account)
     access = derive(c, before)
     after = accounts.set_status(c, account, access.status, access.reason)
     _tell(c, before, access, now_ms)
@@ -63,9 +64,10 @@ def derive(c: Connection, row: AccountRow) -> Access:
 
 def disputed_and_suspended(c: Connection) -> list[str]:
     """Return the accounts that a dispute suspends: credits that came since may lift that."""
-    query = select(accounts.accounts.c.account).where(
-        accounts.accounts.c.status == AccountStatus.SUSPENDED.value,
-        accounts.accounts.c.operator_status == AccountStatus.ACTIVE.value,
+    known = tables.accounts.c
+    query = select(known.account).where(
+        known.status == AccountStatus.SUSPENDED.value,
+        known.operator_status == AccountStatus.ACTIVE.value,
     )
     return list(c.scalars(query))
 
@@ -96,7 +98,7 @@ _OPEN_CLAIM: Final = text(
     """
     SELECT EXISTS (
         SELECT FROM stripe_payments p
-        JOIN stripe_disputes d ON d.payment_intent = p.payment_intent
+        JOIN stripe_disputes d ON d.payment_intent = p.payment_intent OR d.charge = p.charge
         WHERE p.account = :account AND d.is_withdrawn AND NOT d.is_forgiven)
     """
 )

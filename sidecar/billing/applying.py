@@ -34,17 +34,21 @@ class Outcome:
 class Applying:
     """One event on its way into the ledger, in the transaction of its effect.
 
-    `subject` is the object that it is about, as it was then. `now_ms` is the worker's clock,
-    `received_ms` when the event arrived.
+    `subject` is the object that it is about, as it was then, `previous` what changed of it, as it
+    was before. `now_ms` is the worker's clock,
+    `received_ms` when the event arrived. `takes_metadata_top_ups`: a payment may say by itself
+    what it buys, without an order of ours.
     """
 
     c: Connection
     stripe: StripeApi | None
     type: str
     subject: dict[str, Any]
+    previous: dict[str, Any]
     livemode: bool
     received_ms: int
     now_ms: int
+    takes_metadata_top_ups: bool = True
 
     @property
     def api(self) -> StripeApi:

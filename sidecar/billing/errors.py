@@ -19,7 +19,7 @@ class EventNotUnderstood(CreditsError):
 
 
 class StripeAway(CreditsError):
-    """Raised when Stripe gave no answer, failed or was busy; what it did, if anything, is unknown."""
+    """Raised when Stripe gave no answer, failed or was busy: what it did is unknown."""
 
 
 class StripeRefused(CreditsError):

@@ -13,10 +13,11 @@ from sqlalchemy.exc import DBAPIError
 
 from persistence.database import is_transient
 from sidecar.billing import inbox_rows
-from sidecar.billing.errors import EventNotUnderstood
+from sidecar.billing.applying import FAILED, IGNORED, Applying, Outcome
+from sidecar.billing.errors import EventNotUnderstood, StripeAway, StripeRefused
+from sidecar.billing.handlers import HANDLERS
 from sidecar.billing.inbox_rows import DueEvent
-from sidecar.billing.payments import FAILED, IGNORED, Outcome, apply_top_up
-from sidecar.billing.topups import read_top_up
+from sidecar.billing.stripe_api import StripeApi
 from sidecar.errors import LedgerUnavailable
 from sidecar.metrics import WorkerMetrics
 
@@ -28,6 +29,7 @@ MAX_ATTEMPTS: Final = 10
 
 _FIRST_DELAY_MS: Final = 2_000
 _LONGEST_DELAY_MS: Final = 3_600_000
+_AWAY_DELAY_MS: Final = 15_000
 _EVENTS_A_ROUND: Final = 100
 _GAUGES_EVERY_MS: Final = 5_000
 
@@ -40,11 +42,15 @@ class InboxJob:
         engine: Engine,
         metrics: WorkerMetrics,
         *,
+        stripe: StripeApi | None = None,
+        takes_metadata_top_ups: bool = True,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
+        self._stripe = stripe
+        self._takes_metadata_top_ups = takes_metadata_top_ups
         self._now_ms = now_ms
         self._max_attempts = max_attempts
         self._gauges_due_ms = 0
@@ -66,23 +72,58 @@ class InboxJob:
             event = inbox_rows.take_due(c, now_ms)
             if event is None:
                 return False
-            outcome = self._counted(event, _apply(c, event, now_ms))
+            outcome = self._counted(event, self._apply(c, event, now_ms))
             inbox_rows.finish(
                 c,
                 event.id,
                 status=outcome.status,
                 error=outcome.error,
                 waits_for_account=outcome.waits_for_account,
-                attempts=event.attempts + 1,
+                attempts=event.attempts + (not outcome.is_free),
                 due_ms=now_ms + self._delay_ms(event, outcome),
                 finished_ms=None if outcome.status == FAILED else now_ms,
             )
         self._report(event, outcome)
         return True
 
+    def _apply(self, c: Connection, event: DueEvent, now_ms: int) -> Outcome:
+        """Apply one event. What the event itself is at fault for fails it; the rest is raised."""
+        handler = HANDLERS.get(event.type)
+        if handler is None:
+            return Outcome(IGNORED)
+        try:
+            with c.begin_nested():
+                return handler(self._applying(c, event, now_ms))
+        except (EventNotUnderstood, StripeRefused) as error:
+            return Outcome(FAILED, str(error))
+        except StripeAway as error:
+            return Outcome(FAILED, str(error), is_free=True)
+        except LedgerUnavailable:
+            raise
+        except Exception as error:
+            if isinstance(error, DBAPIError) and _passes(error):
+                raise
+            # One event that trips over a bug must not stop those behind it.
+            log.exception("applying a Stripe event failed", extra={"event": event.id})
+            return Outcome(FAILED, f"{type(error).__name__}: {ascii(str(error))[:200]}")
+
+    def _applying(self, c: Connection, event: DueEvent, now_ms: int) -> Applying:
+        subject, previous = _data_of(event)
+        return Applying(
+            c=c,
+            stripe=self._stripe,
+            type=event.type,
+            subject=subject,
+            previous=previous,
+            livemode=event.livemode,
+            received_ms=event.received_ms,
+            now_ms=now_ms,
+            takes_metadata_top_ups=self._takes_metadata_top_ups,
+        )
+
     def _counted(self, event: DueEvent, outcome: Outcome) -> Outcome:
         is_last = event.attempts + 1 >= self._max_attempts
-        if outcome.status == FAILED and is_last and not outcome.waits_for_account:
+        if outcome.status == FAILED and is_last and not _is_patient(outcome):
             return Outcome(DEAD, outcome.error)
         return outcome
 
@@ -90,6 +131,8 @@ class InboxJob:
     def _delay_ms(event: DueEvent, outcome: Outcome) -> int:
         if outcome.status != FAILED or outcome.waits_for_account:
             return 0
+        if outcome.is_free:
+            return _AWAY_DELAY_MS
         # The exponent is bounded: a replayed event may have any number of attempts behind it.
         return int(min(_LONGEST_DELAY_MS, _FIRST_DELAY_MS * 4 ** min(event.attempts, 8)))
 
@@ -116,28 +159,22 @@ class InboxJob:
         self._gauges_due_ms = now_ms + _GAUGES_EVERY_MS
 
 
-def _apply(c: Connection, event: DueEvent, now_ms: int) -> Outcome:
-    """Apply one event. What the event itself is at fault for fails it; the rest is raised."""
-    try:
-        with c.begin_nested():
-            top_up = read_top_up(event.type, _subject(event))
-            if top_up is None:
-                return Outcome(IGNORED)
-            return apply_top_up(c, top_up, livemode=event.livemode, now_ms=now_ms)
-    except EventNotUnderstood as error:
-        return Outcome(FAILED, str(error))
-    except LedgerUnavailable:
-        raise
-    except Exception as error:
-        if isinstance(error, DBAPIError) and (is_transient(error) or error.connection_invalidated):
-            raise
-        # One event that trips over a bug must not stop those behind it.
-        log.exception("applying a Stripe event failed", extra={"event": event.id})
-        return Outcome(FAILED, f"{type(error).__name__}: {ascii(str(error))[:200]}")
+def _passes(error: DBAPIError) -> bool:
+    return is_transient(error) or error.connection_invalidated
 
 
-def _subject(event: DueEvent) -> dict[str, Any]:
+def _is_patient(outcome: Outcome) -> bool:
+    """Tell whether an event waits for something else, for as long as that takes."""
+    return outcome.is_free or outcome.waits_for_account is not None
+
+
+def _data_of(event: DueEvent) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the object that an event is about, and what of it was otherwise before."""
     if event.payload is None:
         raise EventNotUnderstood("its payload is not kept any more")
-    subject = json.loads(event.payload)["data"]["object"]
-    return subject if isinstance(subject, dict) else {}
+    data = json.loads(event.payload)["data"]
+    subject, previous = data["object"], data.get("previous_attributes")
+    return (
+        subject if isinstance(subject, dict) else {},
+        previous if isinstance(previous, dict) else {},
+    )

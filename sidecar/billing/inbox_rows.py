@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,11 +38,15 @@ class DueEvent:
     type: str
     livemode: bool
     payload: str | None
+    received_ms: int
     attempts: int
 
 
-def store(c: Connection, event: StripeEvent, now_ms: int) -> bool:
-    """Store an event; False when it was here before, however long ago."""
+def store(c: Connection, event: StripeEvent, now_ms: int, *, source: str = "webhook") -> bool:
+    """Store an event; False when it was here before, however long ago.
+
+    `source` is `webhook`, or `reconciler` when it had to be fetched.
+    """
     row = {
         "id": event.id,
         "type": event.type,
@@ -51,6 +57,7 @@ def store(c: Connection, event: StripeEvent, now_ms: int) -> bool:
         "received_ms": now_ms,
         "payload": event.payload,
         "due_ms": now_ms,
+        "source": source,
     }
     inserted = insert(events).values(row).on_conflict_do_nothing().returning(events.c.id)
     return c.execute(inserted).first() is not None
@@ -63,7 +70,7 @@ def take_due(c: Connection, now_ms: int) -> DueEvent | None:
     """
     is_account_there = exists().where(accounts.c.account == events.c.waits_for_account)
     query = (
-        select(events.c.id, events.c.type, events.c.livemode, events.c.payload, events.c.attempts)
+        select(*(events.c[field.name] for field in dataclasses.fields(DueEvent)))
         .where(events.c.status.in_(_OPEN), events.c.due_ms <= now_ms)
         .where(or_(events.c.waits_for_account.is_(None), is_account_there))
         .order_by(events.c.due_ms)
@@ -114,7 +121,28 @@ def count_by_status(c: Connection) -> dict[str, int]:
 
 
 def newest_received_ms(c: Connection) -> int:
-    """Return when the newest event arrived; 0 when there is none."""
-    return (
-        c.execute(select(events.c.received_ms).order_by(events.c.no.desc()).limit(1)).scalar() or 0
+    """Return when the newest event was delivered; 0 when none was. One that was fetched is none."""
+    newest = select(events.c.received_ms).where(events.c.source == "webhook")
+    return c.execute(newest.order_by(events.c.no.desc()).limit(1)).scalar() or 0
+
+
+def known_ids(c: Connection, ids: Sequence[str]) -> set[str]:
+    """Return which of some events are stored."""
+    return set(c.scalars(select(events.c.id).where(events.c.id.in_(ids))))
+
+
+def blank_payloads(c: Connection, before_ms: int, now_ms: int, limit: int) -> int:
+    """Blank payloads that arrived before an instant and are applied or ignored; return how many.
+
+    They hold personal data. What was learnt of them, ids and amounts, is in our own tables.
+    """
+    old = (
+        select(events.c.id)
+        .where(events.c.blanked_ms.is_(None), events.c.received_ms < before_ms)
+        .where(events.c.status.in_(("applied", "ignored")))
+        .order_by(events.c.received_ms)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
+    blank = update(events).where(events.c.id.in_(old)).values(payload=None, blanked_ms=now_ms)
+    return c.execute(blank).rowcount

@@ -1,104 +1,158 @@
-"""The facts of payments, and what they are worth: one row a PaymentIntent, one grant from it."""
+"""Payments that buy credits: one row a PaymentIntent, and what it is worth by all that is known.
+
+No event adds credits. It adds a fact; then `settle` computes, under the lock of the payment's row,
+what the payment is worth, and posts the difference to what was posted before.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from persistence import accounts, grants
-from persistence.errors import GrantConflict, TotalExceeded
+from persistence import accounts
+from persistence.money_tables import orders
+from persistence.money_tables import stripe_charges as charges
 from persistence.stripe_tables import stripe_payments as payments
-from sidecar.billing.topups import TopUp
-from sidecar.domain import Category
-
-APPLIED: Final = "applied"
-IGNORED: Final = "ignored"
-FAILED: Final = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of an event; `waits_for_account` names an account that has to be made first."""
-
-    status: str
-    error: str | None = None
-    waits_for_account: str | None = None
+from sidecar.billing import auto_top_up_hooks
+from sidecar.billing.alerts import AlertKind, raise_alert
+from sidecar.billing.applying import APPLIED, FAILED, IGNORED, Applying, Handler, Outcome
+from sidecar.billing.errors import EventNotUnderstood
+from sidecar.billing.settling import lock_payment, settle
+from sidecar.billing.topups import TopUp, is_top_up, read_payment, read_session
 
 
-def apply_top_up(c: Connection, top_up: TopUp, *, livemode: bool, now_ms: int) -> Outcome:
-    """Keep what is said of a payment and grant what it is worth and has not given yet.
+def apply_payment(one: Applying) -> Outcome:
+    """Apply `payment_intent.succeeded`. A subscription's looks the same but for our metadata."""
+    return _record(one, read_payment(one.subject)) if is_top_up(one.subject) else Outcome(IGNORED)
 
-    The row of the payment stays locked to the end of the transaction, so of all events about it,
-    in any order and however often, one makes the grant.
-    """
-    fact = _locked_fact(c, top_up, livemode, now_ms)
-    if (fact["account"], fact["credits"]) != (top_up.account, top_up.credits):
+
+def apply_session(one: Applying) -> Outcome:
+    """Apply a Checkout session that is complete: nothing while it is unpaid."""
+    if one.subject.get("mode") != "payment" or not is_top_up(one.subject):
+        return Outcome(IGNORED)
+    top_up = read_session(one.subject)
+    return Outcome(IGNORED) if top_up is None else _record(one, top_up)
+
+
+def apply_failure(one: Applying) -> Outcome:
+    """Apply a payment that came to nothing: an auto top-up, or a delayed one of a session."""
+    if not is_top_up(one.subject):
+        return Outcome(IGNORED)
+    auto_top_up_hooks.on_failed(one.c, one.subject, one.now_ms)
+    account = one.subject["metadata"].get("account")
+    if one.type != "checkout.session.async_payment_failed" or not _is_known(one.c, account):
+        return Outcome(APPLIED)
+    data = {"order_id": one.subject["metadata"].get("order_id"), "reason": "payment_failed"}
+    key = str(one.subject.get("id"))
+    raise_alert(one.c, AlertKind.TOP_UP_FAILED, account, data, key=key, now_ms=one.now_ms)
+    return Outcome(APPLIED)
+
+
+def _is_known(c: Connection, account: Any) -> bool:
+    return isinstance(account, str) and accounts.get_account(c, account) is not None
+
+
+def _record(one: Applying, top_up: TopUp) -> Outcome:
+    """Keep what is said of a payment, and settle it."""
+    account, credits = _worth(one, top_up)
+    lock_payment(one.c, top_up.payment_intent, top_up.charge)
+    fact = _locked_fact(one, top_up, account, credits)
+    if (fact["account"], fact["credits"]) != (account, credits):
         return Outcome(
             FAILED,
-            f"it says {top_up.credits} for {top_up.account}, but {fact['credits']} for "
-            f"{fact['account']} is known of {top_up.payment_intent}",
+            f"it says {credits} for {account}, but {fact['credits']} for {fact['account']} is "
+            f"known of {top_up.payment_intent}",
         )
-    _advance(c, top_up, now_ms)
-    target = top_up.credits if top_up.is_paid or fact["is_paid"] else 0
-    if target == fact["granted"]:
-        return Outcome(APPLIED)
-    if accounts.get_account(c, top_up.account) is None:
-        return Outcome(
-            FAILED, f"there is no account {top_up.account} yet", waits_for_account=top_up.account
-        )
-    return _grant(c, top_up, target - fact["granted"])
+    _advance(one.c, top_up, one.now_ms)
+    return settle(one.c, top_up.payment_intent, one.now_ms)
 
 
-def _locked_fact(c: Connection, top_up: TopUp, livemode: bool, now_ms: int) -> RowMapping:
+def _worth(one: Applying, top_up: TopUp) -> tuple[str, int]:
+    """Return whom a payment is for and what it buys: by its order, or by its metadata."""
+    if top_up.order_id is None:
+        if not one.takes_metadata_top_ups:
+            raise EventNotUnderstood(
+                "it names no order, and CREDITS_STRIPE_METADATA_TOPUPS switches others off"
+            )
+        if top_up.account is None or top_up.credits is None:
+            raise EventNotUnderstood(
+                "it needs metadata.order_id, or else metadata.account and metadata.credits"
+            )
+        return top_up.account, top_up.credits
+    query = select(orders).where(orders.c.id == top_up.order_id)
+    order = one.c.execute(query).mappings().one_or_none()
+    if order is None:
+        raise EventNotUnderstood(f"there is no order {top_up.order_id}")
+    _check_order(order, top_up)
+    return str(order["account"]), int(order["credits"])
+
+
+def _check_order(order: RowMapping, top_up: TopUp) -> None:
+    """Refuse a payment of another account, currency or price than its order's."""
+    if top_up.account not in (None, order["account"]):
+        raise EventNotUnderstood(f"order {order['id']} is not of account {top_up.account}")
+    if top_up.currency != order["currency"]:
+        raise EventNotUnderstood(
+            f"it is in {top_up.currency}, order {order['id']} in {order['currency']}"
+        )
+    # A PaymentIntent of a session does not tell its tax: that may only have added to the price.
+    is_exact = top_up.pre_tax is not None or order["purpose"] == "auto_top_up"
+    paid, price = top_up.pre_tax or top_up.amount, int(order["price"])
+    if paid < price or (is_exact and paid != price):
+        raise EventNotUnderstood(f"it pays {paid} for order {order['id']}, whose price is {price}")
+
+
+def _locked_fact(one: Applying, top_up: TopUp, account: str, credits: int) -> RowMapping:
     first: dict[str, Any] = {
         "payment_intent": top_up.payment_intent,
-        "account": top_up.account,
-        "credits": top_up.credits,
-        "is_paid": top_up.is_paid,
-        "livemode": livemode,
-        "created_ms": now_ms,
-        "updated_ms": now_ms,
+        "account": account,
+        "credits": credits,
+        "order_id": top_up.order_id,
+        "is_paid": False,
+        "livemode": one.livemode,
+        "created_ms": one.now_ms,
+        "updated_ms": one.now_ms,
     }
-    c.execute(insert(payments).values(first).on_conflict_do_nothing())
+    one.c.execute(insert(payments).values(first).on_conflict_do_nothing())
     query = select(payments).where(payments.c.payment_intent == top_up.payment_intent)
-    return c.execute(query.with_for_update()).mappings().one()
+    found = one.c.execute(query.with_for_update()).mappings().one_or_none()
+    if found is None:
+        raise EventNotUnderstood(f"order {top_up.order_id} was paid by another payment")
+    return found
 
 
 def _advance(c: Connection, top_up: TopUp, now_ms: int) -> None:
     # Paid stays paid: a late "unpaid" of the same payment takes nothing back.
     known = payments.c
+    fee = select(charges.c.fee, charges.c.fee_currency).where(
+        charges.c.payment_intent == top_up.payment_intent, charges.c.fee.is_not(None)
+    )
+    told = c.execute(fee.limit(1)).one_or_none()
     c.execute(
         update(payments)
         .where(known.payment_intent == top_up.payment_intent)
         .values(
             is_paid=known.is_paid | top_up.is_paid,
-            paid_minor_units=func.coalesce(top_up.paid_minor_units, known.paid_minor_units),
-            currency=func.coalesce(top_up.currency, known.currency),
-            checkout_session=func.coalesce(top_up.checkout_session, known.checkout_session),
+            amount=top_up.amount,
+            paid_minor_units=top_up.amount if top_up.is_paid else known.paid_minor_units,
+            currency=top_up.currency,
+            checkout_session=func.coalesce(known.checkout_session, top_up.checkout_session),
+            customer=func.coalesce(known.customer, top_up.customer),
+            charge=func.coalesce(top_up.charge, known.charge),
+            fee=known.fee if told is None else told.fee,
+            fee_currency=known.fee_currency if told is None else told.fee_currency,
             updated_ms=now_ms,
         )
     )
 
 
-def _grant(c: Connection, top_up: TopUp, amount: int) -> Outcome:
-    request = grants.GrantRequest(
-        account=top_up.account,
-        id=top_up.payment_intent,
-        amount=amount,
-        category=Category.PAID,
-        reference=top_up.payment_intent,
-    )
-    try:
-        with c.begin_nested():
-            grants.add_grant(c, request)
-    except (GrantConflict, TotalExceeded) as error:
-        return Outcome(FAILED, str(error))
-    c.execute(
-        update(payments)
-        .where(payments.c.payment_intent == top_up.payment_intent)
-        .values(granted=payments.c.granted + amount)
-    )
-    return Outcome(APPLIED)
+HANDLERS: Final[dict[str, Handler]] = {
+    "payment_intent.succeeded": apply_payment,
+    "payment_intent.payment_failed": apply_failure,
+    "payment_intent.canceled": apply_failure,
+    "checkout.session.completed": apply_session,
+    "checkout.session.async_payment_succeeded": apply_session,
+    "checkout.session.async_payment_failed": apply_failure,
+}

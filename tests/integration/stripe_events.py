@@ -50,6 +50,45 @@ def session_completed(
     return event(kind, subject | fields)
 
 
+def refund_of(
+    payment: str = "pi_1",
+    amount: int = 250,
+    status: str = "succeeded",
+    id: str = "re_1",
+    kind: str = "refund.updated",
+    **fields: Any,
+) -> dict[str, Any]:
+    """Return an event about a refund of a payment, under a new event id."""
+    subject = {
+        "id": id,
+        "object": "refund",
+        "payment_intent": payment,
+        "charge": f"ch_of_{payment}",
+        "amount": amount,
+        "currency": "usd",
+        "status": status,
+        "created": 1_800_000_000,
+    }
+    return event(kind, subject | fields)
+
+
+def order_paid(
+    order: str, amount: int = 1000, payment: str = "pi_1", **fields: Any
+) -> dict[str, Any]:
+    """Return a `payment_intent.succeeded` that names an order of ours."""
+    subject = {
+        "id": payment,
+        "object": "payment_intent",
+        "status": "succeeded",
+        "amount_received": amount,
+        "currency": "usd",
+        "latest_charge": f"ch_of_{payment}",
+        "customer": "cus_1",
+        "metadata": {"purpose": "topup", "order_id": order, "account": "acme"},
+    }
+    return event("payment_intent.succeeded", subject | fields)
+
+
 def event(kind: str, subject: dict[str, Any], id: str | None = None) -> dict[str, Any]:
     """Return an event about `subject`."""
     return {

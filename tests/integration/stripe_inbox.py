@@ -8,10 +8,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select
 
-from persistence import accounts
+from persistence import accounts, grants
 from persistence.stripe_tables import stripe_events
+from persistence.top_up_tables import alerts
 from sidecar.billing import inbox_rows
 from sidecar.billing.inbox import InboxJob
+from sidecar.billing.stripe_api import StripeApi
 from sidecar.billing.webhook import parse_event
 from sidecar.metrics import WorkerMetrics
 from tests.integration.stripe_events import body_of
@@ -35,17 +37,37 @@ class Inbox:
     """What the tests of the inbox work with."""
 
     engine: Engine
+    stripe: StripeApi | None = None
     clock: Clock = field(default_factory=Clock)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        self.job = InboxJob(self.engine, WorkerMetrics(self.registry), now_ms=self.clock)
+        self.job = InboxJob(
+            self.engine, WorkerMetrics(self.registry), stripe=self.stripe, now_ms=self.clock
+        )
 
     def store(self, *events: dict[str, Any]) -> None:
         """Store events as the webhook does."""
         with self.engine.begin() as c:
             for one in events:
                 inbox_rows.store(c, parse_event(body_of(one)), self.clock())
+
+    def run(self) -> None:
+        """Apply what is due until nothing is."""
+        while self.job.run_once():
+            pass
+
+    def apply(self, *events: dict[str, Any]) -> None:
+        """Store events and apply each before the next one comes."""
+        for one in events:
+            self.store(one)
+            self.run()
+
+    def spend(self, amount: int, name: str = "acme") -> None:
+        """Take credits away as usage does, in the ledger only."""
+        with self.engine.begin() as c:
+            id = f"spent-{self.clock.now}-{amount}"
+            grants.add_adjustment(c, name, id, -amount, "spent")
 
     def replay(self, id: str) -> None:
         """Make an event due again, as an operator does."""
@@ -56,6 +78,18 @@ class Inbox:
         """Make an account."""
         with self.engine.begin() as c:
             accounts.put_account(c, name, {})
+
+    def status(self, name: str = "acme") -> str:
+        """Return whether an account may spend."""
+        with self.engine.connect() as c:
+            row = accounts.get_account(c, name)
+            assert row is not None
+            return row.status.value
+
+    def alerts(self) -> list[str]:
+        """Return the kinds of the alerts, in their order."""
+        with self.engine.connect() as c:
+            return list(c.scalars(select(alerts.c.kind).order_by(alerts.c.no)))
 
     def ledger(self, name: str = "acme") -> int:
         """Return what the ledger says an account has left."""
