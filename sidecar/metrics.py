@@ -369,3 +369,15 @@ class MoneyMetrics:
             ("pass",),
             registry=registry,
         )
+        self.auto_top_ups: Final = Counter(
+            "credits_auto_top_ups_total",
+            "Steps of auto top-ups, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.auto_top_ups_in_flight: Final = Gauge(
+            "credits_auto_top_ups_in_flight",
+            "Charges of auto top-ups that may take money or gave no credits yet, by status.",
+            ("status",),
+            registry=registry,
+        )
