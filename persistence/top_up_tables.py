@@ -99,9 +99,13 @@ watched_accounts: Final = Table(
     Column("due_ms", BigInteger, nullable=False),
     Column("is_low_told", Boolean, nullable=False, server_default="false"),
     Column("is_exhausted_told", Boolean, nullable=False, server_default="false"),
+    Column("exhausted_ms", BigInteger),
     Index("watched_accounts_due", "due_ms"),
 )
-"""Accounts that fell below their mark, until they are above it again."""
+"""Accounts that fell below their mark, until they are above it again.
+
+`exhausted_ms`: when it was last told that nothing is left.
+"""
 
 alerts: Final = Table(
     "alerts",

@@ -171,6 +171,10 @@ CREATE TABLE stripe_subscriptions (
         CHECK (state IN ('active', 'grace', 'suspended', 'ended')),
     grace_until_ms bigint,
     is_ending boolean NOT NULL,
+    trial_starts_ms bigint,
+    trial_ends_ms bigint,
+    has_run boolean NOT NULL DEFAULT false,
+    changes integer NOT NULL DEFAULT 0,
     fetched_ms bigint NOT NULL,
     created_ms bigint NOT NULL,
     updated_ms bigint NOT NULL
@@ -205,6 +209,7 @@ CREATE TABLE allowances (
     ends_ms bigint NOT NULL,
     expires_ms bigint NOT NULL,
     due_ms bigint NOT NULL,
+    rollover_cap bigint NOT NULL,
     target bigint NOT NULL CONSTRAINT allowances_target_in_range
         CHECK (target BETWEEN 0 AND 9007199254740991),
     granted bigint NOT NULL DEFAULT 0,
@@ -266,7 +271,8 @@ CREATE TABLE watched_accounts (
     rung_ms bigint NOT NULL,
     due_ms bigint NOT NULL,
     is_low_told boolean NOT NULL DEFAULT false,
-    is_exhausted_told boolean NOT NULL DEFAULT false
+    is_exhausted_told boolean NOT NULL DEFAULT false,
+    exhausted_ms bigint
 )
 """
 

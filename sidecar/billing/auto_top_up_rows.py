@@ -5,14 +5,17 @@ Locks are taken in this order: the account, its settings, its attempt.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, update
 
+from persistence.money_tables import orders
 from persistence.top_up_tables import auto_top_up_attempts as attempts
 from persistence.top_up_tables import auto_top_ups as settings
 from sidecar.billing.alerts import AlertKind, raise_alert
+from sidecar.billing.auto_top_up_plan import Month
 from sidecar.billing.declines import TOO_MANY, Decline, wait_ms
 
 IN_FLIGHT: Final = ("pending", "unknown", "charged")
@@ -69,6 +72,20 @@ _SETTING: Final = tuple(settings.c[name] for name in Setting.__dataclass_fields_
 _ATTEMPT: Final = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
 
 
+def claim_due(c: Connection, now_ms: int, claim_ms: int, limit: int) -> list[Setting]:
+    """Return settings that are due and that no other worker has; they are due again later.
+
+    So what a worker that dies was looking at is looked at by another one.
+    """
+    query = select(*_SETTING).where(settings.c.due_ms <= now_ms).order_by(settings.c.due_ms)
+    found = c.execute(query.limit(limit).with_for_update(skip_locked=True)).mappings().all()
+    names = [row["account"] for row in found]
+    if names:
+        claim = update(settings).where(settings.c.account.in_(names))
+        c.execute(claim.values(due_ms=now_ms + claim_ms))
+    return [Setting(**row) for row in found]
+
+
 def lock_setting(c: Connection, account: str) -> Setting | None:
     """Lock and return the settings of an account, or None when it has none."""
     query = select(*_SETTING).where(settings.c.account == account).with_for_update()
@@ -93,6 +110,70 @@ def account_of_order(c: Connection, order_id: str) -> str | None:
     return found
 
 
+def has_in_flight(c: Connection, account: str) -> bool:
+    """Tell whether an attempt of an account may still take money, or gave no credits yet."""
+    query = select(attempts.c.id).where(
+        attempts.c.account == account, attempts.c.status.in_(IN_FLIGHT)
+    )
+    return c.execute(query.limit(1)).first() is not None
+
+
+def last_begun_ms(c: Connection, account: str) -> int:
+    """Return when the last attempt of an account was begun; 0: never."""
+    query = select(func.max(attempts.c.created_ms)).where(attempts.c.account == account)
+    return c.scalar(query) or 0
+
+
+def bought(c: Connection, account: str, month: Month) -> int:
+    """Return the microcredits that an account bought by itself in a month, or is about to."""
+    query = (
+        select(func.coalesce(func.sum(orders.c.credits), 0))
+        .join_from(attempts, orders, attempts.c.order_id == orders.c.id)
+        .where(
+            attempts.c.account == account,
+            attempts.c.created_ms >= month.start_ms,
+            attempts.c.created_ms < month.end_ms,
+            attempts.c.status.in_((*IN_FLIGHT, "succeeded")),
+        )
+    )
+    return int(c.scalar(query) or 0)
+
+
+def unsettled_payments(c: Connection, older_than_ms: int) -> dict[str, str]:
+    """Return payments that took money, or will, and gave no credits: PaymentIntent -> account.
+
+    Those of attempts that were sent first before `older_than_ms`: webhooks of them are missing.
+    """
+    query = select(attempts.c.payment_intent, attempts.c.account).where(
+        attempts.c.status == "charged",
+        attempts.c.payment_intent.is_not(None),
+        attempts.c.first_try_ms < older_than_ms,
+    )
+    return {payment: account for payment, account in c.execute(query)}
+
+
+def count_in_flight(c: Connection) -> dict[str, int]:
+    """Return how many attempts are in flight, by status."""
+    query = select(attempts.c.status, func.count()).where(attempts.c.status.in_(IN_FLIGHT))
+    found = c.execute(query.group_by(attempts.c.status))
+    return dict.fromkeys(IN_FLIGHT, 0) | {status: count for status, count in found}
+
+
+def add_attempt(c: Connection, account: str, order_id: str, parameters: str, now_ms: int) -> None:
+    """Add an attempt, to be sent at once. The index refuses a second one in flight."""
+    row = {
+        "id": f"attempt_{uuid.uuid4().hex}",
+        "account": account,
+        "order_id": order_id,
+        "status": "pending",
+        "parameters": parameters,
+        "due_ms": now_ms,
+        "created_ms": now_ms,
+        "updated_ms": now_ms,
+    }
+    c.execute(attempts.insert().values(row))
+
+
 def change_setting(c: Connection, account: str, now_ms: int, **values: Any) -> None:
     """Change the settings of an account."""
     change = update(settings).where(settings.c.account == account)
@@ -108,7 +189,9 @@ def change_attempt(c: Connection, id: str, now_ms: int, **values: Any) -> None:
 def succeed(c: Connection, one: Attempt, payment_intent: str, now_ms: int) -> None:
     """Mark an attempt whose credits are granted; what was counted against the card is over."""
     change_attempt(c, one.id, now_ms, status="succeeded", payment_intent=payment_intent, error=None)
-    change_setting(c, one.account, now_ms, declines=0, failures=0, next_ms=0)
+    # Looked at again: more may have been used meanwhile than was bought.
+    values = {"declines": 0, "failures": 0, "next_ms": 0, "due_ms": now_ms}
+    change_setting(c, one.account, now_ms, **values)
 
 
 def decline(
@@ -148,12 +231,16 @@ def fail(c: Connection, one: Attempt, error: str, now_ms: int, *, status: str = 
     """End an attempt of which nothing came, not by the bank's will: try a new one later."""
     change_attempt(c, one.id, now_ms, status=status, error=error[:500])
     setting = lock_setting(c, one.account)
-    if setting is None:
-        return
+    if setting is not None:
+        wait_after_failure(c, setting, now_ms)
+
+
+def wait_after_failure(c: Connection, setting: Setting, now_ms: int) -> None:
+    """Put off the next attempt: ten minutes, and twice as long after each failure in a row."""
     delay_ms = min(_FIRST_FAILURE_MS * 2 ** min(setting.failures, 10), _LONGEST_FAILURE_MS)
-    again_ms = now_ms + delay_ms
-    failures = setting.failures + 1
-    change_setting(c, one.account, now_ms, failures=failures, next_ms=again_ms, due_ms=again_ms)
+    again_ms, failures = now_ms + delay_ms, setting.failures + 1
+    values = {"failures": failures, "next_ms": again_ms, "due_ms": again_ms}
+    change_setting(c, setting.account, now_ms, **values)
 
 
 def pause(c: Connection, setting: Setting, reason: str, now_ms: int) -> None:
