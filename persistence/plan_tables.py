@@ -55,6 +55,10 @@ stripe_subscriptions: Final = Table(
     Column("state", Text, nullable=False),
     Column("grace_until_ms", BigInteger),
     Column("is_ending", Boolean, nullable=False),
+    Column("trial_starts_ms", BigInteger),
+    Column("trial_ends_ms", BigInteger),
+    Column("has_run", Boolean, nullable=False, server_default="false"),
+    Column("changes", Integer, nullable=False, server_default="0"),
     Column("fetched_ms", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
@@ -68,7 +72,8 @@ stripe_subscriptions: Final = Table(
 """One row a subscription, as it was when it was last fetched.
 
 `items` is a list of {"item", "price", "quantity", "starts_ms", "ends_ms"}. `state` is what the
-plan gives now; `grace_until_ms` when its grace ends.
+plan gives now; `grace_until_ms` when its grace ends. `has_run`: it was active or in grace once.
+`changes` counts the changes of `state`, and names each.
 """
 
 stripe_invoices: Final = Table(
@@ -88,7 +93,9 @@ stripe_invoices: Final = Table(
     Column("updated_ms", BigInteger, nullable=False),
     Index("stripe_invoices_subscription", "subscription"),
 )
-"""One row an invoice of a subscription. `lines`: those that can give an allowance."""
+"""One row an invoice of a subscription. `lines`: those that give an allowance, once it is paid,
+with what the plan said then.
+"""
 
 allowances: Final = Table(
     "allowances",
@@ -102,6 +109,7 @@ allowances: Final = Table(
     Column("ends_ms", BigInteger, nullable=False),
     Column("expires_ms", BigInteger, nullable=False),
     Column("due_ms", BigInteger, nullable=False),
+    Column("rollover_cap", BigInteger, nullable=False),
     Column("target", BigInteger, nullable=False),
     Column("granted", BigInteger, nullable=False, server_default="0"),
     Column("postings", Integer, nullable=False, server_default="0"),
@@ -121,5 +129,6 @@ allowances: Final = Table(
     ),
 )
 """What one subscription item gives in one period: `target` is the most that it was ever worth,
-`granted` what was posted of it, `due_ms` when it may be.
+`granted` what was posted of it, `due_ms` when it may be. `ended_ms`: what was left of it was ended
+then, or carried over with a cap of 0, or it came too late to be given.
 """
