@@ -35,7 +35,7 @@ class Fake:
         """Return the types of the events, in the order of their creation."""
         return [event["type"] for event in self.events(after)]
 
-    def control(self, path: str, **fields: Any) -> dict[str, Any]:
+    def control(self, path: str, /, **fields: Any) -> dict[str, Any]:
         """Call `/_fake/<path>` and return its answer."""
         answer = self.http.post(f"{self.url}/_fake/{path}", json=fields)
         assert answer.status_code == 200, answer.text
@@ -57,6 +57,19 @@ class Fake:
         (method,) = customers.payment_methods.list(made.id).data
         customers.update(made.id, {"invoice_settings": {"default_payment_method": method.id}})
         return made.id, method.id
+
+    def price(self, amount: int = 2000, interval: str = "month", interval_count: int = 1) -> str:
+        """Make a recurring price, in cents, with a product of its own; return its id."""
+        recurring = {"interval": interval, "interval_count": interval_count}
+        params: Any = {"currency": "usd", "unit_amount": amount, "recurring": recurring}
+        params["product_data"] = {"name": "Plan"}
+        return self.client.v1.prices.create(params).id
+
+    def subscribe(self, customer: str, *prices: str, **fields: Any) -> stripe.Subscription:
+        """Subscribe a customer to one of each price; `fields` are Stripe's parameters."""
+        items = [{"price": price} for price in prices]
+        params: Any = {"customer": customer, "items": items, **fields}
+        return self.client.v1.subscriptions.create(params)
 
 
 @contextlib.contextmanager

@@ -41,15 +41,24 @@ def succeed(state: State, charge: Object, cause: Cause) -> None:
 
 def fail(state: State, charge: Object, bank: Bank, cause: Cause) -> Object:
     """Let a charge be declined, and return the error object's fields for it."""
-    decline = bank.decline_code or "generic_decline"
-    code = decline if decline in _OWN_CODES else "card_declined"
-    message = _MESSAGES.get(decline, "Your card was declined.")
-    charge.update(status="failed", failure_code=code, failure_message=message)
+    error = error_of(bank)
+    message = error["message"]
+    charge.update(status="failed", failure_code=error["code"], failure_message=message)
     charge["outcome"] = _outcome("issuer_declined", "declined_by_network", message)
-    charge["outcome"].update(advice_code=bank.advice_code, reason=decline)
+    charge["outcome"].update(advice_code=bank.advice_code, reason=error["decline_code"])
     state.emit("charge.failed", charge, cause)
-    error: Object = {"code": code, "message": message, "charge": charge["id"]}
-    error |= {"decline_code": decline, "doc_url": "https://docs.stripe.com/error-codes"}
+    return error | {"charge": charge["id"]}
+
+
+def error_of(bank: Bank) -> Object:
+    """Return the error object's fields that say why a bank declines."""
+    decline = bank.decline_code or "generic_decline"
+    error: Object = {
+        "code": decline if decline in _OWN_CODES else "card_declined",
+        "decline_code": decline,
+        "doc_url": "https://docs.stripe.com/error-codes",
+        "message": _MESSAGES.get(decline, "Your card was declined."),
+    }
     return error | ({"advice_code": bank.advice_code} if bank.advice_code else {})
 
 

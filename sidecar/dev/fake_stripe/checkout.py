@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-from sidecar.dev.fake_stripe import cards, catalogue, payments
+from sidecar.dev.fake_stripe import cards, catalogue, discounts, payments, subscriptions
 from sidecar.dev.fake_stripe.call import Call
 from sidecar.dev.fake_stripe.failures import StripeFailure
 from sidecar.dev.fake_stripe.forms import Form
+from sidecar.dev.fake_stripe.items import Wish
 from sidecar.dev.fake_stripe.lists import page
 from sidecar.dev.fake_stripe.shapes import checkout as shapes
 from sidecar.dev.fake_stripe.shapes import customers as customer_shapes
 from sidecar.dev.fake_stripe.shapes import payments as payment_shapes
 from sidecar.dev.fake_stripe.state import Cause, Object, State, by_itself
+from sidecar.dev.fake_stripe.terms import take as take_terms
 
 _MEANINGLESS = (
     *("allow_promotion_codes", "billing_address_collection", "consent_collection", "custom_text"),
@@ -31,7 +34,7 @@ def create(call: Call) -> Object:
     lines = [_line(state, part, call.cause) for part in form.parts("line_items")]
     _require_lines(lines, mode)
     fields = _fields(state, form) | {"mode": mode, "_line_items": lines}
-    fields |= _later(form, mode)
+    fields |= _later(state, form)
     form.ignore(*_MEANINGLESS)
     form.finish()
     total, currency = sum(line["amount_total"] for line in lines), lines[0]["currency"]
@@ -43,7 +46,10 @@ def pay(state: State, session: Object, card: str, cause: Cause) -> Object:
     """Pay a session, as its page does. Raises `StripeFailure` when it is over, or declined."""
     _require_open(session)
     method = cards.named(state, card, cause, "payment_method")
-    _pay_once(state, session, method, cause)
+    if session["mode"] == "payment":
+        _pay_once(state, session, method, cause)
+    else:
+        _subscribe(state, session, method, cause)
     session.update(status="complete", url=None)
     session["customer_details"] = _details(state, session)
     state.emit("checkout.session.completed", session, cause)
@@ -82,10 +88,45 @@ def _pay_once(state: State, session: Object, method: Object, cause: Cause) -> No
     if payment["status"] == "succeeded":
         session["payment_status"] = "paid"
         return
-    state.when_settled[payment["id"]] = lambda is_paid: _settle(state, session, is_paid=is_paid)
+    state.when_settled[payment["id"]] = lambda is_paid, _: _settle(state, session, is_paid)
 
 
-def _settle(state: State, session: Object, *, is_paid: bool) -> None:
+def _subscribe(state: State, session: Object, method: Object, cause: Cause) -> None:
+    if session["customer"] is None:
+        session["customer"] = _new_customer(state, session, cause)
+    cards.attach_to(state, method, session["customer"], cause)
+    lines = session["_line_items"]
+    terms = dataclasses.replace(
+        session["_terms"],
+        items=[Wish(None, line["price"], line["quantity"], {}, False) for line in lines],
+        method=method["id"],
+        payment_behavior="error_if_incomplete",
+    )
+    customer = state.get("customer", session["customer"])
+    subscription = subscriptions.start(state, customer, terms, cause)
+    invoice = state.objects[subscription["latest_invoice"]]
+    session.update(subscription=subscription["id"], invoice=invoice["id"])
+    is_free = invoice["amount_due"] == 0
+    session["payment_status"] = "no_payment_required" if is_free else "paid"
+    if invoice["status"] == "open":
+        session["payment_status"] = "unpaid"
+        _settle_with(state, session, invoice)
+
+
+def _settle_with(state: State, session: Object, invoice: Object) -> None:
+    """Let a session be settled when the delayed payment of its invoice is."""
+    payment = invoice["_payment_intent"]
+    settle_invoice = state.when_settled[payment]
+
+    def settle(is_paid: bool, cause: Cause) -> None:
+        settle_invoice(is_paid, cause)
+        if session["payment_status"] == "unpaid":
+            _settle(state, session, is_paid)
+
+    state.when_settled[payment] = settle
+
+
+def _settle(state: State, session: Object, is_paid: bool) -> None:
     """Tell what became of a session that completed before its money came."""
     if is_paid:
         session["payment_status"] = "paid"
@@ -116,8 +157,8 @@ def _fields(state: State, form: Form) -> dict[str, Any]:
     return fields | ({"expires_at": expires_at} if expires_at else {})
 
 
-def _later(form: Form, mode: str) -> dict[str, Any]:
-    """Take what the PaymentIntent of a session will carry."""
+def _later(state: State, form: Form) -> dict[str, Any]:
+    """Take what the PaymentIntent or the subscription of a session will carry."""
     data = form.part("payment_intent_data")
     fields = {
         "metadata": data.metadata(),
@@ -127,7 +168,23 @@ def _later(form: Form, mode: str) -> dict[str, Any]:
     }
     data.ignore("statement_descriptor", "statement_descriptor_suffix")
     data.finish()
-    return {"_payment_intent_data": fields}
+    data = form.part("subscription_data")
+    terms = take_terms(state, data)
+    terms.coupons = discounts.take(state, form) or []
+    data.ignore("proration_behavior", "billing_mode")
+    data.finish()
+    return {"_payment_intent_data": fields, "_terms": terms}
+
+
+def _lessen(state: State, session: Object) -> None:
+    """Take off what the trial and the coupons of a subscription's session are worth."""
+    terms, total = session["_terms"], session["amount_total"]
+    off = total if terms.trial_end_at(state.now()) else 0
+    for coupon in terms.coupons:
+        share = round(total * (coupon["percent_off"] or 0) / 100)
+        off += min(share + (coupon["amount_off"] or 0), total - off)
+    session["amount_total"] = total - off
+    session["total_details"]["amount_discount"] = off
 
 
 def _line(state: State, form: Form, cause: Cause) -> Object:
@@ -156,8 +213,8 @@ def _require_lines(lines: list[Object], mode: str) -> None:
         raise StripeFailure("Give at least one line item.", param="line_items")
     if len({line["currency"] for line in lines}) > 1:
         raise StripeFailure("All line items must have one currency.", param="line_items")
-    is_recurring = any(line["price"]["type"] == "recurring" for line in lines)
-    if is_recurring != (mode == "subscription"):
+    kind = "recurring" if mode == "subscription" else "one_time"
+    if any(line["price"]["type"] != kind for line in lines):
         message = f"Recurring prices and mode {mode} do not go together."
         raise StripeFailure(message, param="line_items")
 

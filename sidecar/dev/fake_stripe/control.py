@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sidecar.dev.fake_stripe import cards, charges, checkout, disputes, payments, refunds
+from sidecar.dev.fake_stripe import cards, charges, checkout, disputes, payments, refunds, renewals
 from sidecar.dev.fake_stripe.delivery import Delivery
 from sidecar.dev.fake_stripe.failures import StripeFailure, missing
 from sidecar.dev.fake_stripe.faults import Faults
@@ -68,7 +68,16 @@ def _world(state: State) -> dict[str, Command]:
             method["_bank"] = _bank(body)
         return {"id": id, **dataclasses.asdict(method["_bank"])}
 
-    return {"clock": clock, "settings": settings, "cards/{id}": card}
+    def threshold(id: str, body: Object) -> Object:
+        subscription = state.get("subscription", id)
+        return renewals.bill_threshold(state, subscription, int(body.get("amount", 1_000)))
+
+    return {
+        "clock": clock,
+        "settings": settings,
+        "cards/{id}": card,
+        "subscriptions/{id}/threshold-invoice": threshold,
+    }
 
 
 def _money(state: State) -> dict[str, Command]:

@@ -59,6 +59,11 @@ def _payments(state: State, invoice: Object) -> Object:
     return whole(f"/v1/invoice_payments?invoice={invoice['id']}", found)
 
 
+def _secret(state: State, invoice: Object) -> Object:
+    payment = state.objects.get(state.objects[invoice["id"]]["_payment_intent"] or "", {})
+    return {"client_secret": payment.get("client_secret"), "type": "payment_intent"}
+
+
 def _line_items(state: State, session: Object) -> Object:
     url = f"/v1/checkout/sessions/{session['id']}/line_items"
     return whole(url, state.objects[session["id"]]["_line_items"])
@@ -67,5 +72,6 @@ def _line_items(state: State, session: Object) -> Object:
 _INCLUDED: Final[dict[tuple[str, str], Callable[[State, Object], Object]]] = {
     ("charge", "refunds"): _refunds,
     ("invoice", "payments"): _payments,
+    ("invoice", "confirmation_secret"): _secret,
     ("checkout.session", "line_items"): _line_items,
 }

@@ -92,6 +92,15 @@ class Form:
         """Return whether a parameter is given and not taken yet."""
         return name in self._tree
 
+    def peek(self, name: str) -> Any:
+        """Return a parameter as it was sent, without taking it."""
+        return self._tree.get(name)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to take."""
+        return not self._tree
+
     def decimal(self, name: str) -> float | None:
         """Take a number that is not negative; None when it is not given."""
         value = self.text(name)

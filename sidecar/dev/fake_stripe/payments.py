@@ -104,9 +104,7 @@ def authenticate(state: State, payment: Object) -> Object:
     if payment["status"] != "requires_action":
         raise StripeFailure("This PaymentIntent does not wait for authentication.")
     cause = by_itself(payment)
-    _succeed(state, payment, charges.begin(state, payment, cause), cause)
-    _tell_settled(state, payment, is_paid=True)
-    return payment
+    return _succeed(state, payment, charges.begin(state, payment, cause), cause)
 
 
 def settle(state: State, payment: Object, *, is_paid: bool) -> Object:
@@ -118,7 +116,6 @@ def settle(state: State, payment: Object, *, is_paid: bool) -> Object:
         _succeed(state, payment, charge, cause)
     else:
         _decline(state, payment, charge, cards.declining("insufficient_funds"), cause)
-    _tell_settled(state, payment, is_paid=is_paid)
     return payment
 
 
@@ -144,6 +141,7 @@ def _succeed(state: State, payment: Object, charge: Object, cause: Cause) -> Obj
     if payment["setup_future_usage"] and payment["customer"]:
         method = state.get("payment_method", payment["payment_method"])
         cards.attach_to(state, method, payment["customer"], cause)
+    _tell_settled(state, payment, cause, is_paid=True)
     return payment
 
 
@@ -180,16 +178,17 @@ def _decline(
         last_payment_error={"type": "card_error", "payment_method": method} | error,
     )
     state.emit("payment_intent.payment_failed", payment, cause)
+    _tell_settled(state, payment, cause, is_paid=False)
     fields = error | {"payment_intent": public(payment), "payment_method": method}
     return StripeFailure(
         fields.pop("message"), status=402, kind="card_error", is_kept=True, **fields
     )
 
 
-def _tell_settled(state: State, payment: Object, *, is_paid: bool) -> None:
-    tell = state.when_settled.pop(payment["id"], None)
+def _tell_settled(state: State, payment: Object, cause: Cause, *, is_paid: bool) -> None:
+    tell = state.when_settled.get(payment["id"])
     if tell is not None:
-        tell(is_paid)
+        tell(is_paid, cause)
 
 
 def _customer(state: State, form: Form) -> str | None:

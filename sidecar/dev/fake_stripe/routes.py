@@ -7,12 +7,16 @@ from typing import Final
 from sidecar.dev.fake_stripe import (
     cards,
     catalogue,
+    changes,
     checkout,
     customers,
     disputes,
+    invoices,
+    items,
     lists,
     payments,
     refunds,
+    subscriptions,
 )
 from sidecar.dev.fake_stripe.call import Verb, describing, retrieving
 from sidecar.dev.fake_stripe.lists import listing
@@ -75,6 +79,35 @@ _CATALOGUE: Final[dict[str, Verb]] = {
     "GET /v1/coupons/{id}": retrieving("coupon"),
 }
 
+_SUBSCRIPTIONS: Final[dict[str, Verb]] = {
+    "POST /v1/subscriptions": subscriptions.create,
+    "GET /v1/subscriptions": subscriptions.listed,
+    "GET /v1/subscriptions/{id}": retrieving("subscription"),
+    "POST /v1/subscriptions/{id}": changes.update,
+    "DELETE /v1/subscriptions/{id}": subscriptions.cancel,
+    "POST /v1/subscriptions/{id}/pause": subscriptions.pause,
+    "POST /v1/subscriptions/{id}/resume": subscriptions.resume,
+    "GET /v1/subscription_items": items.listed,
+    "GET /v1/subscription_items/{id}": retrieving("subscription_item"),
+}
+
+_INVOICES: Final[dict[str, Verb]] = {
+    "POST /v1/invoices": invoices.create,
+    "POST /v1/invoiceitems": invoices.create_item,
+    "GET /v1/invoices": listing(
+        "invoice", "/v1/invoices", "customer", "subscription", "status", "collection_method"
+    ),
+    "GET /v1/invoices/{id}": retrieving("invoice"),
+    "POST /v1/invoices/{id}": describing("invoice", "invoice.updated"),
+    "GET /v1/invoices/{id}/lines": invoices.lines,
+    "POST /v1/invoices/{id}/finalize": invoices.finalize,
+    "POST /v1/invoices/{id}/pay": invoices.pay,
+    "POST /v1/invoices/{id}/void": invoices.void,
+    "POST /v1/invoices/{id}/mark_uncollectible": invoices.mark_uncollectible,
+    "GET /v1/invoice_payments": invoices.payments,
+    "GET /v1/invoice_payments/{id}": retrieving("invoice_payment"),
+}
+
 _PAGES: Final[dict[str, Verb]] = {
     "POST /v1/checkout/sessions": checkout.create,
     "GET /v1/checkout/sessions": listing(
@@ -92,5 +125,14 @@ _EVENTS: Final[dict[str, Verb]] = {
     "GET /v1/events/{id}": lists.event,
 }
 
-TABLE: Final[dict[str, Verb]] = {**_PEOPLE, **_MONEY, **_BACK, **_CATALOGUE, **_PAGES, **_EVENTS}
+TABLE: Final[dict[str, Verb]] = {
+    **_PEOPLE,
+    **_MONEY,
+    **_BACK,
+    **_CATALOGUE,
+    **_SUBSCRIPTIONS,
+    **_INVOICES,
+    **_PAGES,
+    **_EVENTS,
+}
 """`<method> <path>` to its verb."""

@@ -54,6 +54,8 @@ class Settings:
     """How long a delayed payment method takes."""
     refunds_begin: str = "succeeded"
     """The first status of refunds whose card does not say another one."""
+    early_trial_reason: str = "subscription_update"
+    """The `billing_reason` of the invoice of a trial that is ended early."""
     tax_amount: int = 0
     """The tax on every new Checkout session, in minor units."""
 
@@ -70,8 +72,8 @@ class State:
     settings: Settings = field(default_factory=Settings)
     objects: dict[str, Object] = field(default_factory=dict)
     events: list[Object] = field(default_factory=list)
-    when_settled: dict[str, Callable[[bool], None]] = field(default_factory=dict)
-    """What is to be done when a delayed PaymentIntent has succeeded or failed."""
+    when_settled: dict[str, Callable[[bool, Cause], None]] = field(default_factory=dict)
+    """What is to be done each time that a PaymentIntent has succeeded or failed."""
     forced_bank: Bank | None = None
     """What every bank answers to the request that runs now."""
 
@@ -112,6 +114,13 @@ class State:
         if before:
             self.emit(kind, thing, cause, before)
         return thing
+
+    def tell(self, thing: Object, kind: str, cause: Cause, before: Object) -> None:
+        """Tell what differs from `before`, an object as it was shown; nothing, no event."""
+        now = public(thing)
+        old = {name: before.get(name) for name in now if now[name] != before.get(name)}
+        if old:
+            self.emit(kind, thing, cause, old)
 
     def emit(self, kind: str, thing: Object, cause: Cause, before: Object | None = None) -> Object:
         """Log and publish an event about an object, as it is at this moment."""
