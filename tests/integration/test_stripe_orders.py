@@ -55,7 +55,7 @@ def test_an_order_gives_its_credits_once_whatever_tells_of_its_payment(inbox: In
 
 
 def test_tax_is_paid_and_never_credited(inbox: Inbox) -> None:
-    taxed = {"amount_total": 1190, "total_details": {"amount_tax": 190}}
+    taxed: dict[str, Any] = {"amount_total": 1190, "total_details": {"amount_tax": 190}}
     inbox.apply(session_of(**taxed), order_paid("ord_1", 1190))
     assert inbox.ledger() == CREDITS
     (fact,) = inbox.rows(stripe_payments)
