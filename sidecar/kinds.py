@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable
@@ -14,6 +15,11 @@ from sidecar import deployment
 
 # The kernel's limit for a socket's path is 107 bytes on Linux and 103 on macOS.
 _SOCKET_PATH_BYTES: Final = 103
+
+SIGNING_PREFIX: Final = "whsec_"
+"""What the secrets of Standard Webhooks begin with; the rest is the key in base64."""
+
+_SIGNING_KEY_BYTES: Final = 24
 
 
 class Secret(str):
@@ -42,6 +48,11 @@ class Kind:
     parse: Callable[[str], Any]
     allowed: str
     is_secret: bool = False
+
+
+def about(kind: Kind, sentence: str) -> dict[str, Any]:
+    """Return what is kept beside the default of a setting: how it is read, what it is for."""
+    return {"kind": kind, "sentence": sentence}
 
 
 def whole(least: int, most: int) -> Kind:
@@ -118,6 +129,17 @@ def _secrets(text: str) -> tuple[Secret, ...]:
     return tuple(_secret(element.strip()) for element in text.split(","))
 
 
+def _signing_secrets(text: str) -> tuple[Secret, ...]:
+    secrets = _secrets(text)
+    for secret in secrets:
+        if not secret.startswith(SIGNING_PREFIX):
+            raise ValueError
+        key = base64.b64decode(secret.removeprefix(SIGNING_PREFIX), validate=True)
+        if len(key) < _SIGNING_KEY_BYTES:
+            raise ValueError
+    return secrets
+
+
 def _address(text: str) -> str:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -141,6 +163,12 @@ NAME: Final = Kind(_name, "1 to 100 printable ASCII characters without spaces")
 PATH: Final = Kind(Path, "a path")
 SECRET: Final = Kind(_secret, "printable ASCII without spaces", is_secret=True)
 SECRETS: Final = Kind(_secrets, "a comma-separated list without blank elements", is_secret=True)
+SIGNING_SECRETS: Final = Kind(
+    _signing_secrets,
+    f"{SIGNING_PREFIX} and at least {_SIGNING_KEY_BYTES} bytes in base64,"
+    " or a comma-separated list of such without blank elements",
+    is_secret=True,
+)
 REDIS_URL: Final = Kind(
     _redis_url,
     "redis://, rediss:// or unix://, redis+sentinel://host:port,…/service"

@@ -15,20 +15,20 @@ from sidecar.errors import SettingsError
 from sidecar.kinds import (
     ADDRESS,
     FLAG,
-    HTTP_URL,
     NAME,
     PATH,
     REDIS_URL,
     SECRET,
-    SECRETS,
     Kind,
     Secret,
     Url,
+    about,
     choice,
     is_loopback,
     url,
     whole,
 )
+from sidecar.money_settings import MoneySettings
 
 PREFIX: Final = "CREDITS_"
 
@@ -43,161 +43,140 @@ _ORDERED: Final = (
 )
 
 
-def _about(kind: Kind, sentence: str) -> dict[str, Any]:
-    return {"kind": kind, "sentence": sentence}
-
-
 def _host_name() -> str:
     return socket.gethostname() or "sidecar"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(MoneySettings):
     """Every setting, with its unit, default and meaning. A blank default means: not set."""
 
     redis_url: str = field(
         default=Url("redis://127.0.0.1:6379/0"),
-        metadata=_about(REDIS_URL, "The Redis that decides: one, with sentinels, or a cluster."),
+        metadata=about(REDIS_URL, "The Redis that decides: one, with sentinels, or a cluster."),
     )
     postgres_url: str = field(
         default=Url(""),
-        metadata=_about(
+        metadata=about(
             url("postgresql", "postgres"),
             "The ledger's database; worker, control and migrate need it.",
         ),
     )
     listen: str = field(
         default="127.0.0.1:8787",
-        metadata=_about(ADDRESS, "Where `serve` listens; beyond loopback it needs an API key."),
+        metadata=about(ADDRESS, "Where `serve` listens; beyond loopback it needs an API key."),
     )
     api_key: Secret = field(
         default=Secret(""),
-        metadata=_about(SECRET, "The bearer token of calls to `serve`; unset, none is needed."),
+        metadata=about(SECRET, "The bearer token of calls to `serve`; unset, none is needed."),
     )
     control_listen: str = field(
-        default="127.0.0.1:8788", metadata=_about(ADDRESS, "Where `control` listens.")
+        default="127.0.0.1:8788", metadata=about(ADDRESS, "Where `control` listens.")
     )
     admin_token: Secret = field(
         default=Secret(""),
-        metadata=_about(SECRET, "The bearer token of the admin API; `control` needs it."),
+        metadata=about(SECRET, "The bearer token of the admin API; `control` needs it."),
     )
     worker_listen: str = field(
         default="127.0.0.1:8790",
-        metadata=_about(ADDRESS, "Where a worker answers /healthz, /readyz and /metrics."),
-    )
-    stripe_webhook_secret: tuple[Secret, ...] = field(
-        default=(),
-        metadata=_about(
-            SECRETS, "Signing secrets of the Stripe webhook; any may match, so they can rotate."
-        ),
-    )
-    stripe_secret_key: Secret = field(
-        default=Secret(""), metadata=_about(SECRET, "The key for calls to the Stripe API.")
-    )
-    stripe_api_base: str = field(
-        default="https://api.stripe.com",
-        metadata=_about(HTTP_URL, "Where the Stripe API is; another one is for tests."),
+        metadata=about(ADDRESS, "Where a worker answers /healthz, /readyz and /metrics."),
     )
     price_book: Path | None = field(
-        default=None, metadata=_about(PATH, "A JSON file of prices instead of the built-in one.")
+        default=None, metadata=about(PATH, "A JSON file of prices instead of the built-in one.")
     )
     redis_timeout_ms: int = field(
         default=250,
-        metadata=_about(whole(10, 60_000), "How long one decision may wait for Redis."),
+        metadata=about(whole(10, 60_000), "How long one decision may wait for Redis."),
     )
     redis_connections: int = field(
         default=64,
-        metadata=_about(whole(1, 10_000), "Most connections from one sidecar to Redis."),
+        metadata=about(whole(1, 10_000), "Most connections from one sidecar to Redis."),
     )
     load_wait_ms: int = field(
         default=250,
-        metadata=_about(
+        metadata=about(
             whole(1, 60_000),
             "How long a call waits for a worker to load an account that Redis does not have.",
         ),
     )
     allow_unsafe_redis: bool = field(
         default=False,
-        metadata=_about(FLAG, "Serve although Redis may forget: no AOF, or an eviction policy."),
+        metadata=about(FLAG, "Serve although Redis may forget: no AOF, or an eviction policy."),
     )
     journal_dir: Path | None = field(
         default=None,
-        metadata=_about(PATH, "The journal of `serve`; unset: a folder in ./credits-journal."),
+        metadata=about(PATH, "The journal of `serve`; unset: a folder in ./credits-journal."),
     )
     journal_fsync: str = field(
         default="interval",
-        metadata=_about(
+        metadata=about(
             choice("none", "interval", "group"),
             "When the journal is synchronised: never, each second, or before each answer.",
         ),
     )
     journal_max_mb: int = field(
         default=1_024,
-        metadata=_about(whole(1, 1_048_576), "Most MB of journal; then new calls are refused."),
+        metadata=about(whole(1, 1_048_576), "Most MB of journal; then new calls are refused."),
     )
     journal_segment_mb: int = field(
         default=16,
-        metadata=_about(whole(1, 1_024), "The size of one file of the journal in MB, 2^20 B."),
+        metadata=about(whole(1, 1_024), "The size of one file of the journal in MB, 2^20 B."),
     )
     sidecar_name: str = field(
         default_factory=_host_name,
-        metadata=_about(NAME, "The name of `serve` in lists of sidecars; unset: the host's."),
+        metadata=about(NAME, "The name of `serve` in lists of sidecars; unset: the host's."),
     )
     sidecar_lost_seconds: int = field(
         default=15,
-        metadata=_about(
+        metadata=about(
             whole(12, 86_400),
             "How long without a sign of life a worker lets go of a sidecar, once all is flushed.",
         ),
     )
     sidecar_dead_seconds: int = field(
         default=0,
-        metadata=_about(
+        metadata=about(
             whole(0, 31_536_000),
             "How long a recovery waits for a lost sidecar until it is declared dead; 0: for ever.",
         ),
     )
     redis_memory_alarm_percent: int = field(
         default=60,
-        metadata=_about(whole(1, 100), "How full of its maxmemory Redis may be without an alarm."),
+        metadata=about(whole(1, 100), "How full of its maxmemory Redis may be without an alarm."),
     )
     redis_memory_refuse_percent: int = field(
         default=85,
-        metadata=_about(whole(1, 100), "How full Redis may be until new calls are refused."),
+        metadata=about(whole(1, 100), "How full Redis may be until new calls are refused."),
     )
     audit_interval_seconds: int = field(
-        default=900, metadata=_about(whole(0, 86_400), "How often a worker audits; 0: never.")
+        default=900, metadata=about(whole(0, 86_400), "How often a worker audits; 0: never.")
     )
     stream_keep_seconds: int = field(
         default=60,
-        metadata=_about(
+        metadata=about(
             whole(0, 86_400), "How long events stay in Redis after the ledger committed them."
         ),
     )
     flush_interval_ms: int = field(
         default=250,
-        metadata=_about(whole(1, 60_000), "How often usage is flushed to the ledger."),
+        metadata=about(whole(1, 60_000), "How often usage is flushed to the ledger."),
     )
     flush_batch_events: int = field(
-        default=5_000, metadata=_about(whole(1, 100_000), "Most events in one flush transaction.")
-    )
-    top_up_url: str = field(
-        default="",
-        metadata=_about(HTTP_URL, "Where to buy credits; shown with `insufficient_credits`."),
+        default=5_000, metadata=about(whole(1, 100_000), "Most events in one flush transaction.")
     )
     log_format: str = field(
         default="auto",
-        metadata=_about(
+        metadata=about(
             choice("auto", "json", "text"), "auto: text on a terminal, JSON lines elsewhere."
         ),
     )
     log_level: str = field(
         default="info",
-        metadata=_about(choice("debug", "info", "warning", "error"), "The least level logged."),
+        metadata=about(choice("debug", "info", "warning", "error"), "The least level logged."),
     )
     shutdown_grace_ms: int = field(
         default=10_000,
-        metadata=_about(whole(0, 600_000), "How long a stopping role may finish what runs."),
+        metadata=about(whole(0, 600_000), "How long a stopping role may finish what runs."),
     )
 
     @classmethod
@@ -207,7 +186,7 @@ class Settings:
         """Return the settings of an environment; `defaults` are variables that it may override.
 
         Raises `SettingsError` when a `CREDITS_*` variable is unknown or wrong, when two do not go
-        together, or when a listener beyond loopback has no secret.
+        together, when a listener beyond loopback has no secret, or when alerts have none.
         """
         variables = {**(defaults or {}), **environment}
         names = {variable_of(name): name for name in setting_names()}
@@ -221,6 +200,8 @@ class Settings:
         settings = cls(**values)
         settings._refuse_open_listeners()
         settings._refuse_wrong_orders()
+        if settings.alert_url:
+            settings.require("alert_secret")
         return settings
 
     @property
@@ -258,7 +239,9 @@ class Settings:
 
 def setting_names() -> tuple[str, ...]:
     """Return the names of all settings, in the order in which they are explained."""
-    return tuple(setting.name for setting in dataclasses.fields(Settings))
+    money = [setting.name for setting in dataclasses.fields(MoneySettings)]
+    own = [setting.name for setting in dataclasses.fields(Settings) if setting.name not in money]
+    return (*own, *money)
 
 
 def variable_of(name: str) -> str:

@@ -134,6 +134,19 @@ def test_a_blank_element_in_a_list_of_secrets_is_refused(value: str) -> None:
     assert "without blank elements" in refusal(CREDITS_STRIPE_WEBHOOK_SECRET=value)
 
 
+def test_alerts_are_signed_with_standard_webhooks_secrets() -> None:
+    old, new = f"whsec_{'a' * 32}", f"whsec_{'b' * 44}"
+    given = {"CREDITS_ALERT_URL": "https://a.example/hook", "CREDITS_ALERT_SECRET": f"{old}, {new}"}
+    assert Settings.from_environment(given).alert_secret == (old, new)
+    for wrong in ("a" * 32, "whsec_", "whsec_short", f"whsec_{'a' * 31}", f"{old},", f"{old},x"):
+        assert "CREDITS_ALERT_SECRET is wrong" in refusal(CREDITS_ALERT_SECRET=wrong)
+
+
+def test_an_address_for_alerts_without_a_secret_is_refused() -> None:
+    message = refusal(CREDITS_ALERT_URL="https://a.example/hook")
+    assert message.startswith("CREDITS_ALERT_SECRET is not set.")
+
+
 def test_an_unknown_variable_is_refused_with_the_nearest_known_name() -> None:
     message = refusal(CREDITS_REDIS_TIMEOUT="250")
     assert "CREDITS_REDIS_TIMEOUT is not a setting" in message
