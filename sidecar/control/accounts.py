@@ -13,8 +13,10 @@ from starlette.responses import Response
 from persistence import accounts, grants, tables
 from persistence.accounts import AccountRow
 from persistence.cursors import Page
+from persistence.database import now_ms
 from persistence.grants import AdjustmentRow, GrantRequest, GrantRow
 from persistence.places import Place, places_of
+from sidecar.billing import operators
 from sidecar.control import queries
 from sidecar.control.actions import record
 from sidecar.control.answers import page_answer
@@ -84,14 +86,20 @@ class AccountHandlers:
         return page_answer(shown, ACCOUNT_COLUMNS, call.headers.get("accept"))
 
     def set_status(self, action: str, status: AccountStatus) -> Handler:
-        """Return the handler that brings an account to `status`."""
+        """Return the handler by which an operator says that an account is to be `status`.
+
+        What it may do is derived of that and of other facts: one that is resumed may be in grace.
+        """
 
         def handle(call: Call[ReasonBody]) -> Response:
             def work(c: Connection) -> AccountRow:
-                account = call.path["account"]
-                before = accounts.get_account(c, account, for_update=True)
-                after = accounts.set_status(c, account, status, call.body.reason)
-                if before is None or _differs(before, after):
+                account, at_ms = call.path["account"], now_ms()
+                is_resumed = status is AccountStatus.ACTIVE
+                forgiven = operators.forgive(c, account, at_ms) if is_resumed else 0
+                before = _locked(c, account)
+                operators.decide(c, account, status, call.body.reason, at_ms)
+                after = _locked(c, account)
+                if forgiven or _differs(before, after):
                     record(c, call, action)
                 return after
 
@@ -119,7 +127,7 @@ class GrantHandlers:
         request = GrantRequest(account=call.path["account"], **msgspec.structs.asdict(call.body))
 
         def work(c: Connection) -> GrantRow:
-            _require_account(c, request.account)
+            _locked(c, request.account)
             is_new = grants.find_grant(c, request.account, request.id) is None
             row = grants.add_grant(c, request)
             if is_new:
@@ -135,7 +143,7 @@ class GrantHandlers:
             raise invalid("amount must not be 0.", "amount")
 
         def work(c: Connection) -> AdjustmentRow:
-            _require_account(c, account)
+            _locked(c, account)
             is_new = not _has_adjustment(c, account, body.id)
             row = grants.add_adjustment(c, account, body.id, body.amount, body.reason)
             if is_new:
@@ -170,10 +178,12 @@ def place_of(c: Connection, account: str) -> Place:
     return places[0]
 
 
-def _require_account(c: Connection, account: str) -> None:
+def _locked(c: Connection, account: str) -> AccountRow:
     # Locked: what is found to be new stays so until this transaction has made it.
-    if accounts.get_account(c, account, for_update=True) is None:
+    row = accounts.get_account(c, account, for_update=True)
+    if row is None:
         raise account_not_found()
+    return row
 
 
 def _has_adjustment(c: Connection, account: str, id: str) -> bool:
