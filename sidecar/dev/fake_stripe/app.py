@@ -12,13 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sidecar.dev.fake_stripe import control, pages
+from sidecar.dev.fake_stripe import control
 from sidecar.dev.fake_stripe.api import Api
 from sidecar.dev.fake_stripe.call import Verb
 from sidecar.dev.fake_stripe.clock import Clock
 from sidecar.dev.fake_stripe.delivery import Delivery
 from sidecar.dev.fake_stripe.failures import StripeFailure
 from sidecar.dev.fake_stripe.faults import Faults
+from sidecar.dev.fake_stripe.pages import Pages
 from sidecar.dev.fake_stripe.routes import TABLE
 from sidecar.dev.fake_stripe.state import State
 from sidecar.web import json_answer
@@ -45,7 +46,7 @@ def build(delivery: Delivery | None = None, state: State | None = None) -> Starl
     routes = [
         Route("/healthz", _healthz),
         *control.routes(state, delivery, faults),
-        *pages.routes(state),
+        *Pages(state).routes(),
         *(_route(api, place, verb) for place, verb in TABLE.items()),
         Route("/{path:path}", _unknown, methods=["GET", "POST", "DELETE"]),
     ]

@@ -39,6 +39,8 @@ def create(call: Call) -> Object:
     form.finish()
     total, currency = sum(line["amount_total"] for line in lines), lines[0]["currency"]
     session = shapes.checkout_session(state, call.url_base, total, currency, call.cause, **fields)
+    if mode == "subscription":
+        _lessen(state, session)
     return state.add(session)
 
 

@@ -105,9 +105,7 @@ class Change:
 
     def _make(self, wish: Wish) -> None:
         if wish.id is None:
-            end = next_boundary(self._subscription)
-            item = add(self._state, self._subscription, wish, self._state.now(), end)
-            self._charge(item)
+            self._charge(self._add(wish))
             return
         old = next((i for i in self._data() if i["id"] == wish.id), None)
         if old is None:
@@ -121,6 +119,16 @@ class Change:
             self.renewed.append(new)
         elif new is not None:
             self._charge(new)
+
+    def _add(self, wish: Wish) -> Object:
+        """Add an item to the running period of those that renew as often as it does."""
+        siblings = list(self._data())
+        item = add(self._state, self._subscription, wish, self._state.now(), None)
+        for other in siblings:
+            if _interval(other) == _interval(item):
+                start, end = other["current_period_start"], other["current_period_end"]
+                item.update(current_period_start=start, current_period_end=end)
+        return item
 
     def _charge(self, item: Object) -> None:
         self.prorations.append(proration_line(self._state, item, is_credit=False))

@@ -25,7 +25,7 @@ def create(call: Call) -> Object:
     form.finish()
     charge = charges.of_payment(call.state, charge_id, payment_id)
     left = charge["amount_captured"] - charge["amount_refunded"]
-    _require_left(call.state, charge, left, amount)
+    require_left(call.state, charge, left, amount)
     return begin(call.state, charge, amount or left, call.cause, reason, metadata)
 
 
@@ -93,7 +93,8 @@ def _recount(state: State, charge: Object) -> Object:
     return {name: value for name, value in before.items() if charge[name] != value}
 
 
-def _require_left(state: State, charge: Object, left: int, amount: int | None) -> None:
+def require_left(state: State, charge: Object, left: int, amount: int | None) -> None:
+    """Refuse to refund more of a charge than is left, or one whose funds are withdrawn."""
     id = charge["id"]
     if any(d["_is_withdrawn"] for d in state.all("dispute", charge=id)):
         message = f"Charge {id} has been charged back; cannot issue a refund."

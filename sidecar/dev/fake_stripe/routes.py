@@ -15,6 +15,7 @@ from sidecar.dev.fake_stripe import (
     items,
     lists,
     payments,
+    portal,
     refunds,
     subscriptions,
 )
@@ -109,6 +110,7 @@ _INVOICES: Final[dict[str, Verb]] = {
 }
 
 _PAGES: Final[dict[str, Verb]] = {
+    "POST /v1/billing_portal/sessions": portal.create,
     "POST /v1/checkout/sessions": checkout.create,
     "GET /v1/checkout/sessions": listing(
         "checkout.session",
