@@ -23,17 +23,16 @@ from persistence.database import make_engine
 from persistence.errors import RedisChanged
 from persistence.jobs import WorkerJobs
 from sidecar import server
-from sidecar.billing.inbox import InboxJob
-from sidecar.metrics import WorkerMetrics
+from sidecar.billing.jobs import jobs_of
+from sidecar.metrics import MoneyMetrics, WorkerMetrics
 from sidecar.nodes import RedisNodes
 from sidecar.settings import Settings
 from sidecar.web import json_answer
 
 log: Final = logging.getLogger(__name__)
 
-_CONNECTIONS: Final = 16  # to Postgres: about one for each job
+_CONNECTIONS: Final = 24  # to Postgres: about one for each job
 _REDIS_SECONDS: Final = 5.0
-_INBOX_EVERY_SECONDS: Final = 0.25
 
 # Without these no sidecar may begin, no account is loaded, no refill arrives, no usage reaches the
 # ledger and nothing comes back after a loss.
@@ -110,14 +109,8 @@ def _jobs(settings: Settings, registry: CollectorRegistry) -> Iterator[WorkerJob
     metrics = WorkerMetrics(registry)
     try:
         schema.check(engine)
-        inbox = InboxJob(engine, metrics)
-        yield WorkerJobs(
-            engine,
-            nodes,
-            metrics,
-            settings,
-            others=[("stripe_inbox", inbox.run_once, _INBOX_EVERY_SECONDS)],
-        )
+        money = jobs_of(engine, nodes, settings, metrics, MoneyMetrics(registry))
+        yield WorkerJobs(engine, nodes, metrics, settings, others=money)
     finally:
         nodes.close()
         engine.dispose()
