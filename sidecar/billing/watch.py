@@ -6,6 +6,7 @@ clearly more again. Hints may be lost: each minute all accounts are compared wit
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -15,7 +16,6 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from persistence.database import in_transaction
-from persistence.top_up_tables import watched_accounts as watched
 from sidecar.billing.alerts import AlertKind, raise_alert
 from sidecar.billing.watch_rules import Look, Watched, look, pause_ms, seconds_to_zero
 from sidecar.billing.watch_standing import Standing, Standings
@@ -73,28 +73,43 @@ def _look_at(
     c: Connection, due: Mapping[str, int], standings: Mapping[str, Standing], now_ms: int
 ) -> int:
     rows = c.execute(_LOCK, {"names": list(due), "now_ms": now_ms}).mappings().all()
-    to_top_up = []
+    over, changes, to_top_up = [], [], []
     for row in rows:
         one = Watched(**{name: row[name] for name in Watched.__dataclass_fields__})
-        if row["status"] == AccountStatus.CLOSED.value:
-            c.execute(watched.delete().where(watched.c.account == one.account))
-            continue
         standing = standings.get(one.account)
+        if row["status"] == AccountStatus.CLOSED.value:
+            over.append(one.account)
         # One that fell again meanwhile is looked at again, with what it has now.
-        if standing is None or not standing.is_exact or one.rung_ms != due[one.account]:
-            _change(c, one.account, due_ms=now_ms + _POSTPONED_MS)
-            continue
-        found = look(one, standing.available, now_ms)
-        if found.is_to_top_up:
-            to_top_up.append(one.account)
-        _write(c, one, standing.available, found, now_ms)
-    if to_top_up:
-        c.execute(_TOP_UP, {"names": to_top_up, "now_ms": now_ms})
+        elif standing is None or not standing.is_exact or one.rung_ms != due[one.account]:
+            changes.append(dataclasses.asdict(one) | {"due_ms": now_ms + _POSTPONED_MS})
+        else:
+            found = look(one, standing.available, now_ms)
+            _tell(c, one, standing.available, found, now_ms)
+            if found.is_to_top_up:
+                to_top_up.append(one.account)
+            if found.is_over:
+                over.append(one.account)
+            else:
+                changes.append(_changed(one, found, now_ms))
+    for statement, names in ((_FORGET, over), (_TOP_UP, to_top_up)):
+        if names:
+            c.execute(statement, {"names": names, "now_ms": now_ms})
+    if changes:
+        c.execute(_CHANGE, changes)
     return len(rows)
 
 
-def _write(c: Connection, one: Watched, available: int, found: Look, now_ms: int) -> None:
-    # The row is locked and says in the same transaction what was told.
+def _changed(one: Watched, found: Look, now_ms: int) -> dict[str, Any]:
+    return dataclasses.asdict(one) | {
+        "due_ms": now_ms + pause_ms(one.rung_ms, now_ms),
+        "is_low_told": found.is_low_told,
+        "is_exhausted_told": found.is_exhausted_told,
+        "exhausted_ms": now_ms if found.tells_exhausted else one.exhausted_ms,
+    }
+
+
+def _tell(c: Connection, one: Watched, available: int, found: Look, now_ms: int) -> None:
+    # The row is locked, and says in the same transaction what was told.
     key = str(now_ms)
     if found.tells_low:
         data = {
@@ -106,21 +121,6 @@ def _write(c: Connection, one: Watched, available: int, found: Look, now_ms: int
     if found.tells_exhausted:
         data = {"available": available}
         raise_alert(c, AlertKind.EXHAUSTED, one.account, data, key=key, now_ms=now_ms)
-    if found.is_over:
-        c.execute(watched.delete().where(watched.c.account == one.account))
-        return
-    _change(
-        c,
-        one.account,
-        due_ms=now_ms + pause_ms(one.rung_ms, now_ms),
-        is_low_told=found.is_low_told,
-        is_exhausted_told=found.is_exhausted_told,
-        **({"exhausted_ms": now_ms} if found.tells_exhausted else {}),
-    )
-
-
-def _change(c: Connection, account: str, **values: Any) -> None:
-    c.execute(watched.update().where(watched.c.account == account).values(values))
 
 
 def _used(c: Connection, account: str, now_ms: int) -> int:
@@ -147,6 +147,18 @@ _LOCK: Final = sa.text(
     ORDER BY w.account FOR UPDATE OF w SKIP LOCKED
     """
 ).bindparams(_NAMES)
+
+_FORGET: Final = sa.text("DELETE FROM watched_accounts WHERE account = ANY(:names)").bindparams(
+    _NAMES
+)
+
+_CHANGE: Final = sa.text(
+    """
+    UPDATE watched_accounts SET due_ms = :due_ms, is_low_told = :is_low_told,
+        is_exhausted_told = :is_exhausted_told, exhausted_ms = :exhausted_ms
+    WHERE account = :account
+    """
+)
 
 _BEGIN: Final = sa.text(
     """
