@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import stripe
 
 from sidecar.dev.fake_stripe.app import build
+from sidecar.dev.fake_stripe.clock import Clock
 from sidecar.dev.fake_stripe.delivery import Delivery
 from sidecar.dev.fake_stripe.state import State
 from tests.integration.listener import served
@@ -77,9 +79,15 @@ def running(
     webhook_url: str | None = None,
     secrets: Sequence[str] = (),
     retry_delays_seconds: Sequence[float] = (0.01,) * 5,
+    *,
+    is_frozen: bool = True,
 ) -> Iterator[Fake]:
-    """Serve a fake Stripe on loopback; without a `webhook_url` it sends no webhooks."""
-    state = State()
+    """Serve a fake Stripe on loopback; without a `webhook_url` it sends no webhooks.
+
+    Its clock begins at the real time; a frozen one is moved by `advance` alone.
+    """
+    start = time.time()
+    state = State(clock=Clock(lambda: start)) if is_frozen else State()
     delivery = Delivery(webhook_url, secrets, retry_delays_seconds)
     with served(build(delivery, state)) as url, httpx.Client(trust_env=False, timeout=10) as http:
         yield Fake(url, state, client_of(url), http)

@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sidecar.dev.fake_stripe.app import build
+from sidecar.dev.fake_stripe.clock import Clock
 from sidecar.dev.fake_stripe.delivery import Delivery
+from sidecar.dev.fake_stripe.state import State
 from tests.integration.listener import served
 
 SECRETS = ("whsec_new", "whsec_old")
@@ -55,7 +57,9 @@ def url(inbox: Inbox) -> Iterator[str]:
     endpoint = Starlette(routes=[Route("/hook", inbox.receive, methods=["POST"])])
     with served(endpoint) as hooks:
         delivery = Delivery(f"{hooks}/hook", SECRETS, retry_delays_seconds=(0.01,) * 5)
-        with served(build(delivery)) as fake:
+        # Time stands still, so that no fee becomes known while a test looks on.
+        state = State(clock=Clock(lambda: 1_800_000_000))
+        with served(build(delivery, state)) as fake:
             yield fake
 
 

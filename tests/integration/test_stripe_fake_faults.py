@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -162,7 +163,16 @@ def test_events_are_kept_for_30_days(fake: Fake) -> None:
 def test_the_clock_is_moved_by_the_control_only(fake: Fake) -> None:
     before = fake.state.now()
     after = fake.advance(1000)
-    assert before + 1000 <= after <= before + 1010
-    made = fake.client.v1.customers.create()
-    assert made.created >= after
-    assert fake.events()[-1]["created"] >= after
+    assert after == before + 1000
+    assert fake.client.v1.customers.create().created == after
+    assert fake.events()[-1]["created"] == after
+    answer = fake.http.post(f"{fake.url}/_fake/clock", json={"advance_seconds": -1})
+    assert (answer.status_code, fake.state.now()) == (400, after)
+
+
+def test_without_the_control_the_clock_goes_as_time_does() -> None:
+    with running(is_frozen=False) as fake:
+        fake.control("settings", fee_seconds=0)
+        pay(fake)
+        assert fake.types()[-1] == "charge.updated"
+        assert abs(fake.state.now() - time.time()) < 60

@@ -7,9 +7,6 @@ from typing import Final
 from sidecar.dev.fake_stripe.shapes import payments as shapes
 from sidecar.dev.fake_stripe.state import Object, State, by_itself
 
-FEE_DELAY_SECONDS: Final = 2
-"""How long after a payment its fee is known, on the fake's clock."""
-
 DISPUTE_FEE: Final = 1_500
 
 
@@ -27,7 +24,7 @@ def book_later(state: State, charge: Object) -> None:
         fields = {"balance_transaction": entry["id"]}
         state.change(charge, "charge.updated", by_itself(charge), **fields)
 
-    state.clock.at(state.now() + FEE_DELAY_SECONDS, book)
+    state.clock.at(state.now() + state.settings.fee_seconds, book)
 
 
 def book_refund(state: State, refund: Object) -> str:

@@ -34,7 +34,12 @@ class Clock:
         self.at(self.now(), action)
 
     def advance(self, seconds: int) -> None:
-        """Move the clock and run what comes due on the way, in order of time."""
+        """Move the clock and run what comes due on the way, in order of time.
+
+        Raises `ValueError` for a step back.
+        """
+        if seconds < 0:
+            raise ValueError("The clock moves forward only.")
         self._run(self.now() + seconds)
 
     def catch_up(self) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -153,7 +154,7 @@ async def _answer(state: State, command: Command, request: Request) -> Response:
         answer = command(request.path_params.get("id", ""), body)
     except StripeFailure as failure:
         return json_answer({"error": failure.error}, failure.status)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, httpx.InvalidURL) as error:
         return json_answer({"error": {"message": str(error)}}, 400)
     state.clock.catch_up()
     return json_answer(public(answer))

@@ -50,6 +50,8 @@ class Settings:
     """Days from each failed attempt at a renewal to the next one."""
     finalize_seconds: int = 3_600
     """How long the invoice of a renewal stays a draft."""
+    fee_seconds: int = 2
+    """How long after a payment its fee is known; 0 is right after the answer."""
     settle_seconds: int = 3 * DAY
     """How long a delayed payment method takes."""
     refunds_begin: str = "succeeded"
