@@ -151,7 +151,13 @@ def migrate() -> None:
     show_default=True,
     help="Where Redis and Postgres keep their data; the next `dev` goes on from there.",
 )
-def dev(port: int | None, control_port: int | None, data_dir: Path) -> None:
+@click.option(
+    "--story",
+    "has_story",
+    is_flag=True,
+    help="Play the whole life of an account, told step by step, audit, and stop.",
+)
+def dev(port: int | None, control_port: int | None, data_dir: Path, has_story: bool) -> None:
     """Run everything on this machine, with a demo account.
 
     The account `demo` has 100 credits at first. Redis and Postgres come along, unless
@@ -162,11 +168,20 @@ def dev(port: int | None, control_port: int | None, data_dir: Path) -> None:
     Examples:
       credit-sidecar dev
       credit-sidecar dev --port 9787 --control-port 9788 --data-dir /tmp/credits
+      credit-sidecar dev --story
     """
     from sidecar.dev.supervisor import run
 
     environment = process_environment()
-    sys.exit(run(environment, port=port, control_port=control_port, data_dir=data_dir))
+    sys.exit(
+        run(
+            environment,
+            port=port,
+            control_port=control_port,
+            data_dir=data_dir,
+            has_story=has_story,
+        )
+    )
 
 
 @cli.command()

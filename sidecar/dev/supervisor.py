@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +15,7 @@ from types import FrameType
 from typing import Final
 
 import click
+import httpx
 from rich.console import Console
 
 from persistence.schema import upgrade
@@ -23,6 +26,8 @@ from sidecar.dev.children import Child, say
 from sidecar.dev.embedded import PostgresServer, RedisServer
 from sidecar.dev.plan import Plan, make_plan
 from sidecar.dev.processes import StartError
+from sidecar.dev.story import Story
+from sidecar.dev.story_world import StoryFailed, World
 
 _READY_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 0.1
@@ -36,23 +41,37 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(
-    environment: Mapping[str, str], *, port: int | None, control_port: int | None, data_dir: Path
+    environment: Mapping[str, str],
+    *,
+    port: int | None,
+    control_port: int | None,
+    data_dir: Path,
+    has_story: bool = False,
 ) -> int:
     """Run everything until a signal or until a part dies; return the exit status.
 
-    Raises `StartError`, `SettingsError` and `DevAlreadyRunning` when it cannot start.
+    With a story it is played, the audit runs, and that is all. Raises `StartError`,
+    `SettingsError` and `DevAlreadyRunning` when it cannot start.
     """
     data_dir = data_dir.resolve()
     with dev_state.locked(data_dir):
         plan = make_plan(environment, port=port, control_port=control_port)
-        return Supervisor(plan, environment, data_dir).run()
+        return Supervisor(plan, environment, data_dir, has_story=has_story).run()
 
 
 class Supervisor:
     """Starts the parts of one `dev`, and stops what it started."""
 
-    def __init__(self, plan: Plan, environment: Mapping[str, str], data_dir: Path) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        environment: Mapping[str, str],
+        data_dir: Path,
+        *,
+        has_story: bool = False,
+    ) -> None:
         self._plan = plan
+        self._has_story = has_story
         self._environment = environment
         self._data_dir = data_dir
         self._children: dict[str, Child] = {}
@@ -69,7 +88,7 @@ class Supervisor:
         is_well = False
         try:
             self._start()
-            is_well = self._watch()
+            is_well = self._tell_story() if self._has_story else self._watch()
         finally:
             is_well = self._stop() and is_well
         if self._signals > 1:
@@ -106,7 +125,8 @@ class Supervisor:
         self._wait_until_ready()
         if not self._told_to_stop.is_set():
             dev_state.write(self._data_dir, variables)
-            say(demo.welcome(self._plan, redis_url, postgres_url, self._data_dir))
+            if not self._has_story:
+                say(demo.welcome(self._plan, redis_url, postgres_url, self._data_dir))
 
     def _start_redis(self) -> str:
         if not self._plan.has_own_redis:
@@ -164,6 +184,19 @@ class Supervisor:
             status = child.process.poll()
             if status is not None:
                 raise StartError(f"{name} {_ended(status)} while starting; its log says why.")
+
+    def _tell_story(self) -> bool:
+        """Play the story, then audit; False when something did not come out right."""
+        if self._told_to_stop.is_set():
+            return False
+        try:
+            Story(World(self._plan), say).play()
+        except (StoryFailed, httpx.HTTPError) as error:
+            click.secho(f"The story ended: {error}", fg="red", err=True)
+            return False
+        say("")
+        command = [sys.executable, "-m", "sidecar", "audit", "--data-dir", str(self._data_dir)]
+        return subprocess.run(command, env=dict(self._environment), check=False).returncode == 0
 
     def _watch(self) -> bool:
         """Wait for a signal; False when a part ended before by itself."""
