@@ -163,6 +163,15 @@ def test_signatures_tell_the_real_time_whatever_the_clock(fake: Fake, hook: Hook
     assert fake.events()[-1]["created"] > time.time() + 39 * 86_400
 
 
+def test_where_events_go_can_be_set_while_it_runs(fake: Fake, hook: Hook) -> None:
+    url = fake.control("delivery")["url"]
+    with running() as other:
+        other.client.v1.customers.create()
+        other.control("delivery", url=url, secrets=["whsec_z"])
+        other.client.v1.customers.create()
+        assert hook.wait(1) == [other.events()[1]["id"]]
+
+
 def test_an_option_that_does_not_exist_is_refused(fake: Fake) -> None:
     answer = fake.http.post(f"{fake.url}/_fake/delivery", json={"colour": "red"})
     assert answer.status_code == 400

@@ -222,3 +222,35 @@ def test_a_bank_that_asks_for_authentication_holds_a_renewal_up(fake: Fake) -> N
     payment = invoice.payments.data[0].payment.payment_intent
     fake.control(f"payments/{payment}/authenticate")
     assert fake.client.v1.subscriptions.retrieve(subscription.id).status == "active"
+
+
+def test_a_new_anchor_credits_what_is_left_and_begins_a_period(fake: Fake) -> None:
+    subscription, _ = half_a_month_in(fake, fake.price(1000))
+    changed = change(fake, subscription, billing_cycle_anchor="now")
+    assert changed["items"].data[0].current_period_start == fake.state.now()
+    assert amounts(invoices(fake, subscription)[0]) == [(-500, True), (1000, False)]
+
+
+def test_an_invoice_that_only_its_customer_tries_gives_nothing_up(fake: Fake) -> None:
+    customer, card = fake.customer()
+    subscription = fake.subscribe(customer, fake.price())
+    change(fake, subscription, pause_collection={"behavior": "keep_as_draft"})
+    fake.advance(days=32)
+    fake.control(f"cards/{card}", decline_code="generic_decline")
+    with pytest.raises(stripe.CardError):
+        fake.client.v1.invoices.pay(invoices(fake, subscription)[0].id)
+    assert fake.client.v1.subscriptions.retrieve(subscription.id).status == "active"
+
+
+def test_a_change_may_wait_for_its_payment(fake: Fake) -> None:
+    subscription = fake.subscribe(fake.customer()[0], fake.price(1000))
+    change(
+        fake,
+        subscription,
+        items=[{"id": item_of(subscription), "quantity": 2}],
+        proration_behavior="always_invoice",
+        payment_behavior="default_incomplete",
+    )
+    invoice = invoices(fake, subscription)[0]
+    assert (invoice.status, invoice.amount_due) == ("open", 1000)
+    assert fake.client.v1.invoices.pay(invoice.id).status == "paid"

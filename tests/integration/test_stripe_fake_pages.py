@@ -94,6 +94,8 @@ def test_a_session_sells_a_subscription(fake: Fake) -> None:
     assert made.amount_total == 4000
     declined = pay(fake, made, "pm_card_chargeDeclined")
     assert (declined.status_code, found(fake, made).status) == (402, "open")
+    page = fake.http.post(str(made.url), data={"payment_method": "pm_card_chargeDeclined"})
+    assert (page.status_code, "Your card was declined." in page.text) == (402, True)
     assert pay(fake, made).status_code == 200
     shown = fake.client.v1.checkout.sessions.retrieve(made.id, {"expand": ["subscription"]})
     assert (shown.status, shown.payment_status, shown.payment_intent) == ("complete", "paid", None)

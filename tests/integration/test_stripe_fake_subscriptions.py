@@ -151,6 +151,8 @@ def test_a_year_goes_by_in_one_step_of_the_clock(fake: Fake) -> None:
     starts = [each.lines.data[0].period.start for each in invoices.data]
     assert starts == sorted(starts, reverse=True)
     assert len({*starts}) == 13
+    instants = [event["created"] for event in fake.state.events]
+    assert instants == sorted(instants)
 
 
 def test_months_keep_the_day_of_their_anchor(fake: Fake) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sidecar.dev.fake_stripe import (
@@ -21,19 +22,26 @@ from sidecar.dev.fake_stripe.state import Cause, Object, State, by_itself, publi
 _PRORATION = ("create_prorations", "always_invoice", "none")
 
 
+@dataclass(frozen=True, slots=True)
+class _Billing:
+    """How a change is to be paid for, as the request says."""
+
+    proration: str
+    payment: str
+    is_anchored_now: bool
+
+
 def update(call: Call) -> Object:
     """Change a subscription; an invoice follows at once where Stripe makes one."""
     subscription, form, state = call.found("subscription"), call.form, call.state
     wishes = items.take(state, form, call.cause)
-    proration = form.choice("proration_behavior", *_PRORATION)
-    behavior = form.choice("payment_behavior", "allow_incomplete", "error_if_incomplete")
+    billing = _billing(form)
     trial_end = terms.trial_end(state, form)
     coupons = discounts.take(state, form)
-    anchor = form.choice("billing_cycle_anchor", "unchanged", "now")
     fields = _fields(state, form, subscription)
     form.ignore(*subscriptions.MEANINGLESS)
     form.finish()
-    _require_changeable(state, subscription, fields, behavior)
+    _require_changeable(state, subscription, fields, billing.payment)
     before = public(subscription)
     change = _change_items(state, subscription, wishes)
     subscription.update(fields)
@@ -47,39 +55,49 @@ def update(call: Call) -> Object:
     if trial_end is not None and trial_end <= state.now():
         _end_trial(state, subscription, call.cause)
     elif subscription["status"] in ("active", "past_due"):
-        is_new_cycle = anchor == "now" or bool(change.renewed)
-        prorations = change.prorations
-        if is_new_cycle:
-            old = before["items"]["data"]
-            prorations = [items.proration_line(state, item, is_credit=True) for item in old]
-        prorations = [] if proration == "none" else prorations
-        _bill(state, subscription, prorations, proration, is_new_cycle, call.cause)
+        _bill(state, subscription, change, before, billing, call.cause)
     return subscription
+
+
+def _billing(form: Form) -> _Billing:
+    return _Billing(
+        form.choice("proration_behavior", *_PRORATION),
+        form.choice("payment_behavior", *subscriptions.BEHAVIORS),
+        form.choice("billing_cycle_anchor", "unchanged", "now") == "now",
+    )
 
 
 def _bill(
     state: State,
     subscription: Object,
-    prorations: list[Object],
-    behavior: str,
-    is_new_cycle: bool,
+    change: items.Change,
+    before: Object,
+    billing: _Billing,
     cause: Cause,
 ) -> None:
-    """Invoice what a change costs: now, with the next renewal, or with a new cycle."""
-    reason = "subscription_update"
-    if is_new_cycle:
-        subscription["_pending_lines"] += prorations
+    """Invoice what a change costs: with a new cycle, now, or with the next renewal."""
+    reason, pending = "subscription_update", subscription["_pending_lines"]
+    is_prorated = billing.proration != "none"
+    if billing.is_anchored_now or change.renewed:
+        pending += _unused(state, before) if is_prorated else []
         invoice = renewals.begin_period(state, subscription, cause, reason)
-    elif not prorations or behavior != "always_invoice":
-        subscription["_pending_lines"] += prorations
-        return
-    else:
-        lines = [*subscription["_pending_lines"], *prorations]
+    elif change.prorations and billing.proration == "always_invoice":
         subscription["_pending_lines"] = []
-        before = {"latest_invoice": subscription["latest_invoice"]}
+        lines, shown = [*pending, *change.prorations], public(subscription)
         invoice = invoicing.draft(state, subscription, lines, reason, cause)
-        state.emit("customer.subscription.updated", subscription, cause, before)
-    invoicing.finalize_and_collect(state, invoice, cause)
+        state.tell(subscription, "customer.subscription.updated", cause, shown)
+    else:
+        pending += change.prorations if is_prorated else []
+        return
+    if billing.payment == "default_incomplete":
+        invoicing.finalize(state, invoice, cause)
+    else:
+        invoicing.finalize_and_collect(state, invoice, cause)
+
+
+def _unused(state: State, before: Object) -> list[Object]:
+    """Return the credits for what is left of the periods that end before their time."""
+    return [items.proration_line(state, item, is_credit=True) for item in before["items"]["data"]]
 
 
 def _change_items(state: State, subscription: Object, wishes: list[items.Wish]) -> items.Change:
@@ -90,6 +108,8 @@ def _change_items(state: State, subscription: Object, wishes: list[items.Wish]) 
         change.make()
     except StripeFailure:
         subscription["items"] = old
+        for item in old["data"]:
+            state.add(item)
         raise
     return change
 

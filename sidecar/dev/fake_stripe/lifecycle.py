@@ -53,6 +53,9 @@ def after_failure(state: State, invoice: Object, cause: Cause) -> None:
     if invoice["next_payment_attempt"] is not None:
         if subscription["status"] == "active":
             set_status(state, subscription, "past_due", cause)
+    elif not invoice["auto_advance"]:
+        # Nobody but its customer tries this one: nothing is given up.
+        return
     elif state.settings.after_retries == "canceled":
         cancel(state, subscription, cause, "payment_failed")
     else:

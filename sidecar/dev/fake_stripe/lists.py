@@ -84,20 +84,21 @@ def event(call: Call) -> Object:
 
 
 def _between(things: Sequence[Object], after: str | None, before: str | None) -> list[Object]:
-    last = len(things) if after is None else _index(things, after)
-    first = 0 if before is None else _index(things, before) + 1
+    last = len(things) if after is None else _index(things, after, "starting_after")
+    first = 0 if before is None else _index(things, before, "ending_before") + 1
     return list(things[first:last][::-1])
 
 
-def _index(things: Sequence[Object], id: str) -> int:
+def _index(things: Sequence[Object], id: str, param: str = "id") -> int:
     for index, thing in enumerate(things):
         if thing["id"] == id:
             return index
-    raise missing("object", id)
+    raise missing("object", id, param)
 
 
 def _value(thing: Object, name: str) -> Any:
     if thing["object"] == "invoice" and name == "subscription":
         details = (thing["parent"] or {}).get("subscription_details") or {}
         return details.get("subscription")
-    return thing.get(name)
+    value = thing.get(name)
+    return str(value).lower() if isinstance(value, bool) else value

@@ -57,7 +57,10 @@ class Pages:
             if request.method == "GET":
                 return HTMLResponse(_pay_page(session))
             card = form.text("payment_method") or cards.DEFAULT_CARD
-            paid = checkout.pay(self._state, session, card, by_itself(session))
+            try:
+                paid = checkout.pay(self._state, session, card, by_itself(session))
+            except StripeFailure as failure:
+                return HTMLResponse(_pay_page(session, str(failure)), failure.status)
             url = paid["success_url"].replace("{CHECKOUT_SESSION_ID}", id)
             return RedirectResponse(url, status_code=303)
 
@@ -97,7 +100,7 @@ def _own(state: State, session: Object, id: str) -> Object:
     return subscription
 
 
-def _pay_page(session: Object) -> str:
+def _pay_page(session: Object, message: str = "") -> str:
     if session["status"] != "open":
         return document("Pay (fake Stripe)", tag("p", f"This session is {session['status']}."))
     amount = page.money(session["amount_total"], session["currency"])
@@ -105,6 +108,7 @@ def _pay_page(session: Object) -> str:
     return document(
         f"Pay {amount}",
         tag("p", _NOTE),
+        tag("p", tag("strong", message)) if message else "",
         tag("p", choice("Pay", "", "payment_method", cards.CARDS)),
         tag("p", tag("a", "Cancel", href=cancel)) if _is_web(cancel) else "",
     )

@@ -68,11 +68,11 @@ _BACK: Final[dict[str, Verb]] = {
 
 _CATALOGUE: Final[dict[str, Verb]] = {
     "POST /v1/products": catalogue.create_product,
-    "GET /v1/products": listing("product", "/v1/products"),
+    "GET /v1/products": listing("product", "/v1/products", "active"),
     "GET /v1/products/{id}": retrieving("product"),
     "POST /v1/products/{id}": describing("product", "product.updated"),
     "POST /v1/prices": catalogue.create_price,
-    "GET /v1/prices": listing("price", "/v1/prices", "product", "currency", "type"),
+    "GET /v1/prices": listing("price", "/v1/prices", "active", "product", "currency", "type"),
     "GET /v1/prices/{id}": retrieving("price"),
     "POST /v1/prices/{id}": describing("price", "price.updated"),
     "POST /v1/coupons": catalogue.create_coupon,

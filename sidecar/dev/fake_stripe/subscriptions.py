@@ -25,7 +25,8 @@ MEANINGLESS = (
     *("off_session", "payment_settings", "proration_date", "description"),
 )
 
-_BEHAVIORS = ("allow_incomplete", "default_incomplete", "error_if_incomplete")
+BEHAVIORS = ("allow_incomplete", "default_incomplete", "error_if_incomplete")
+"""What becomes of a subscription whose first or changed invoice is not paid at once."""
 
 
 def create(call: Call) -> Object:
@@ -35,7 +36,7 @@ def create(call: Call) -> Object:
     wanted = terms.take(state, form)
     wanted.items = items.take(state, form, call.cause)
     wanted.method = form.text("default_payment_method")
-    wanted.payment_behavior = form.choice("payment_behavior", *_BEHAVIORS)
+    wanted.payment_behavior = form.choice("payment_behavior", *BEHAVIORS)
     wanted.cancel_at_period_end = form.flag("cancel_at_period_end")
     wanted.cancel_at = form.integer("cancel_at")
     form.ignore("proration_behavior", *MEANINGLESS)
@@ -177,7 +178,7 @@ def _require_terms(state: State, customer: Object, wanted: Terms) -> None:
     if not wanted.items:
         raise StripeFailure("Missing required param: items.", param="items")
     require_own_method(state, customer["id"], wanted.method)
-    if wanted.trial_end_at(state.now()) is not None or wanted.payment_behavior == _BEHAVIORS[1]:
+    if wanted.trial_end_at(state.now()) is not None or wanted.payment_behavior == BEHAVIORS[1]:
         return
     method = wanted.method or customers.default_method(state, customer["id"])
     is_free = all(not (wish.price or {}).get("unit_amount") for wish in wanted.items)
