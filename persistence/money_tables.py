@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Table,
+    Text,
+)
 
 from persistence.tables import metadata
 
@@ -12,6 +22,7 @@ offers: Final = Table(
     "offers",
     metadata,
     Column("id", Text, primary_key=True),
+    Column("no", BigInteger, Identity(always=True), nullable=False, unique=True),
     Column("credits", BigInteger, nullable=False),
     Column("price", BigInteger, nullable=False),
     Column("currency", Text, nullable=False),

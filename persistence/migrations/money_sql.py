@@ -46,6 +46,7 @@ _EVENTS: Final = (
 _OFFERS: Final = """
 CREATE TABLE offers (
     id text PRIMARY KEY,
+    no bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
     credits bigint NOT NULL
         CONSTRAINT offers_credits_in_range CHECK (credits BETWEEN 1 AND 9007199254740991),
     price bigint NOT NULL CONSTRAINT offers_price_in_range CHECK (price BETWEEN 1 AND 99999999),
@@ -74,6 +75,14 @@ CREATE TABLE orders (
     created_ms bigint NOT NULL
 )
 """
+
+_ORDER_GUARDS: Final = (
+    # What was offered stays so: a payment is worth what its order says.
+    "CREATE TRIGGER orders_fixed BEFORE UPDATE OF id, account, purpose, offer, credits, price,"
+    " currency, created_ms ON orders FOR EACH ROW EXECUTE FUNCTION credits_refuse_change()",
+    "CREATE TRIGGER orders_no_delete BEFORE DELETE ON orders"
+    " FOR EACH ROW EXECUTE FUNCTION credits_refuse_change()",
+)
 
 _PAYMENTS: Final = (
     "ALTER TABLE stripe_payments ADD order_id text REFERENCES orders, ADD customer text,"
@@ -340,6 +349,7 @@ CREATE: Final[tuple[str, ...]] = (
     *_EVENTS,
     _OFFERS,
     _ORDERS,
+    *_ORDER_GUARDS,
     *_PAYMENTS,
     _CHARGES,
     _REFUNDS,
