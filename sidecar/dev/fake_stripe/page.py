@@ -53,7 +53,7 @@ def _clock(state: State) -> Markup:
     steps = [
         button(label, "/do/advance", seconds=str(seconds)) for label, seconds in _STEPS.items()
     ]
-    return tag("p", join(["It is ", moment(state.now()), " UTC. ", *steps]))
+    return tag("div", join(["It is ", moment(state.now()), " UTC. ", *steps]))
 
 
 def _customers(state: State) -> Markup:

@@ -109,7 +109,7 @@ def _pay_page(session: Object, message: str = "") -> str:
         f"Pay {amount}",
         tag("p", _NOTE),
         tag("p", tag("strong", message)) if message else "",
-        tag("p", choice("Pay", "", "payment_method", cards.CARDS)),
+        tag("div", choice("Pay", "", "payment_method", cards.CARDS)),
         tag("p", tag("a", "Cancel", href=cancel)) if _is_web(cancel) else "",
     )
 
@@ -122,7 +122,7 @@ def _portal_page(state: State, session: Object) -> str:
         tag("p", _NOTE),
         tag("h2", "Cards"),
         table(("Card",), ((method["_name"],) for method in methods)),
-        tag("p", choice("Pay with this card from now on", "", "card", cards.CARDS)),
+        tag("div", choice("Pay with this card from now on", "", "card", cards.CARDS)),
         tag("h2", "Subscriptions"),
         table(
             ("Subscription", "Status", "Period ends", ""),
