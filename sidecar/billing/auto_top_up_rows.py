@@ -72,18 +72,17 @@ _SETTING: Final = tuple(settings.c[name] for name in Setting.__dataclass_fields_
 _ATTEMPT: Final = tuple(attempts.c[name] for name in Attempt.__dataclass_fields__)
 
 
-def claim_due(c: Connection, now_ms: int, claim_ms: int, limit: int) -> list[Setting]:
-    """Return settings that are due and that no other worker has; they are due again later.
+def claim_due(c: Connection, now_ms: int, claim_ms: int) -> Setting | None:
+    """Return settings that are due and that no other worker has, if any; they are due again later.
 
     So what a worker that dies was looking at is looked at by another one.
     """
     query = select(*_SETTING).where(settings.c.due_ms <= now_ms).order_by(settings.c.due_ms)
-    found = c.execute(query.limit(limit).with_for_update(skip_locked=True)).mappings().all()
-    names = [row["account"] for row in found]
-    if names:
-        claim = update(settings).where(settings.c.account.in_(names))
-        c.execute(claim.values(due_ms=now_ms + claim_ms))
-    return [Setting(**row) for row in found]
+    row = c.execute(query.limit(1).with_for_update(skip_locked=True)).mappings().one_or_none()
+    if row is None:
+        return None
+    change_setting(c, row["account"], now_ms, due_ms=now_ms + claim_ms)
+    return Setting(**row)
 
 
 def lock_setting(c: Connection, account: str) -> Setting | None:

@@ -75,13 +75,21 @@ class Starter:
 
     def run_once(self) -> int:
         """Look at the accounts that are due, at most 20; return how many."""
-        now_ms = self._now_ms()
-        claimed = in_transaction(
-            self._engine, lambda c: rows.claim_due(c, now_ms, CLAIM_MS, _BATCH)
-        )
-        for setting in claimed:
-            self._look_at(setting)
-        return len(claimed)
+        for count in range(_BATCH):
+            # One by one: a claim that waits behind slow calls to Stripe would end too early.
+            claimed = in_transaction(self._engine, self._claim)
+            if claimed is None:
+                return count
+            try:
+                self._look_at(claimed)
+            except StripeAway as error:
+                # The claim ends by itself, and then it is tried again.
+                log.warning("Stripe does not name a card", extra={"error": str(error)})
+                return count + 1
+        return _BATCH
+
+    def _claim(self, c: Connection) -> Setting | None:
+        return rows.claim_due(c, self._now_ms(), CLAIM_MS)
 
     def _look_at(self, claimed: Setting) -> None:
         standing = self._standings.of([claimed.account]).get(claimed.account)
@@ -91,16 +99,8 @@ class Starter:
         try:
             if self._is_wanted(claimed, standing):
                 seen = self._ask(claimed.account, standing)
-        except StripeAway as error:
-            # The claim ends by itself, and then it is tried again.
-            log.warning("Stripe does not name a card", extra={"error": str(error)})
-            return
-        except StripeRefused as error:
-            self._fail(claimed.account, str(error))
-            return
-        try:
             outcome = in_transaction(self._engine, lambda c: self._decide(c, claimed, seen))
-        except Refusal as error:
+        except (StripeRefused, Refusal) as error:
             self._fail(claimed.account, str(error))
             return
         if outcome is not None:

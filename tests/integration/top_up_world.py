@@ -46,7 +46,7 @@ class TopUpWorld:
         self.watch = Watch(engine, self.standings, now_ms=self.clock)
         self.inbox = Inbox(engine, self.api, self.clock)
         self.customer = self.card = ""
-        self._seen_events = 0
+        self._seen_events = len(fake.events())
         self._ids = itertools.count(1)
 
     def new_job(self, api: StripeApi | None = None) -> AutoTopUp:
@@ -144,7 +144,7 @@ class TopUpWorld:
 
     def payments(self, status: str = "") -> list[dict[str, Any]]:
         """Return the PaymentIntents at Stripe, oldest first."""
-        found = self.fake.state.all("payment_intent")
+        found = self.fake.state.all("payment_intent", customer=self.customer)
         return [dict(one) for one in found if status in ("", one["status"])]
 
     def charged(self) -> list[int]:
