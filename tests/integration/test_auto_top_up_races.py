@@ -206,6 +206,29 @@ def test_an_answer_that_comes_after_another_worker_has_sent_again_changes_nothin
     assert world.setting()["failures"] == 0
 
 
+def test_a_late_refusal_does_not_decide_what_another_worker_is_still_waiting_for(
+    world: TopUpWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.begin()
+    world.job._starter.run_once()
+    real, calls = world.api.post, []
+
+    def post(path: str, parameters: Any, *, key: str) -> dict[str, Any]:
+        calls.append(key)
+        if len(calls) == 1:
+            world.pass_time(30_000)
+            world.fake.fault("drop", **PAYMENTS)
+            world.new_job().run_once()
+            return real(path, {}, key="another")  # refused: 400
+        return real(path, parameters, key=key)
+
+    monkeypatch.setattr(world.api, "post", post)
+    world.run()
+    assert (world.charged(), world.statuses()) == ([1_000], ["unknown"])
+    world.later(30_000)
+    assert (world.charged(), world.statuses()) == ([1_000], ["charged"])
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_in_any_history_every_charge_is_granted_and_no_gap_is_charged_twice(
     world: TopUpWorld, monkeypatch: pytest.MonkeyPatch, seed: int
