@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 import json
-import uuid
-from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
-from persistence.money_tables import offers, orders
-from sidecar.billing.topups import PURPOSE
-from sidecar.errors import ErrorCode, Refusal
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is bought, at which price: in the smallest unit of the currency."""
-
-    id: str
-    account: str
-    credits: int
-    price: int
-    currency: str
+from sidecar.billing import offers
+from sidecar.billing.orders import Order, OrderPurpose, make_order
 
 
 def write_order(c: Connection, account: str, credits: int, now_ms: int) -> Order:
-    """Write the order of an auto top-up at the price list's rate. Raises `Refusal` (422)."""
-    query = select(offers).where(offers.c.is_rate, offers.c.is_active).order_by(offers.c.id)
-    rate = c.execute(query.limit(1)).mappings().one_or_none()
+    """Write the order of an auto top-up, at the rate of the price list.
+
+    Raises `Refusal` (422): there is no rate, or it does not sell so few or so many credits.
+    """
+    rate = offers.rate_for(c)
     if rate is None:
-        raise Refusal(ErrorCode.INVALID_REQUEST, "The price list has no rate.")
-    price = -(-credits * rate["price"] // rate["credits"])
-    if price < rate["minimum_price"]:
-        raise Refusal(ErrorCode.INVALID_REQUEST, f"{credits} microcredits are below the minimum.")
-    order = Order(f"order_{uuid.uuid4().hex}", account, credits, price, rate["currency"])
-    row = {
-        "id": order.id,
-        "account": account,
-        "purpose": "auto_top_up",
-        "offer": rate["id"],
-        "credits": credits,
-        "price": price,
-        "currency": order.currency,
-        "created_ms": now_ms,
-    }
-    c.execute(orders.insert().values(row))
-    return order
+        raise offers.refused("The price list has no active rate for auto top-up.", "offer")
+    return make_order(c, account, OrderPurpose.AUTO_TOP_UP, rate, now_ms, credits=credits)
+
+
+def check_amount(c: Connection, amount: int) -> None:
+    """Refuse (422) an amount that the price list does not sell. Without a rate any will do."""
+    rate = offers.rate_for(c)
+    if rate is not None:
+        offers.require_minimum(rate, rate.price_of(amount), "amount")
 
 
 def parameters_of(order: Order, customer: str, payment_method: str) -> str:
@@ -63,6 +43,6 @@ def parameters_of(order: Order, customer: str, payment_method: str) -> str:
         "confirm": True,
         "error_on_requires_action": True,
         "description": f"Auto top-up of {order.account}",
-        "metadata": {"purpose": PURPOSE, "order_id": order.id, "account": order.account},
+        "metadata": order.metadata,
     }
     return json.dumps(parameters, separators=(",", ":"))

@@ -14,6 +14,7 @@ from persistence.tables import accounts as account_rows
 from persistence.top_up_tables import auto_top_up_attempts as attempts
 from persistence.top_up_tables import auto_top_ups as settings
 from sidecar.billing import auto_top_up_hooks, watch
+from sidecar.billing.auto_top_up_order import check_amount
 from sidecar.domain import MAX_AMOUNT
 from sidecar.errors import ErrorCode, Refusal
 
@@ -40,12 +41,14 @@ def put_auto_top_up(
 
     Fields that `changes` lacks stay as they are; a first time needs all but `monthly_cap`, and
     `is_enabled` is true then unless it says otherwise. Raises `AccountUnknown`, and `Refusal`
-    (422) for another field, a value out of range, and a cap that is less than one amount.
+    (422) for another field, a value out of range, a cap that is less than one amount, and an
+    amount whose price is below the minimum.
     """
     if accounts.get_account(c, account, for_update=True) is None:
         raise AccountUnknown(account)
     known = get_auto_top_up(c, account) or {"is_enabled": True, "monthly_cap": None}
     values = _checked({name: known[name] for name in CHANGEABLE if name in known} | dict(changes))
+    check_amount(c, values["amount"])
     times = {"created_ms": now_ms, "updated_ms": now_ms}
     new = insert(settings).values(values | times | {"account": account})
     saved = values | {"updated_ms": now_ms}

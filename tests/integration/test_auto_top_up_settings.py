@@ -87,6 +87,14 @@ def test_what_is_wrong_is_refused_by_its_name_and_nothing_is_saved(
         assert get_auto_top_up(c, "acme") is None
 
 
+def test_an_amount_whose_price_is_below_the_minimum_is_refused(world: TopUpWorld) -> None:
+    world.begin()
+    with pytest.raises(Refusal) as refused:
+        _put(world, amount=490_000)
+    assert refused.value.param == "amount"
+    assert _put(world, amount=491_000)["amount"] == 491_000  # 49.1 cents are 50
+
+
 def test_an_account_that_does_not_exist_has_no_settings(world: TopUpWorld) -> None:
     with pytest.raises(AccountUnknown):
         _put(world, threshold=1, amount=1)
