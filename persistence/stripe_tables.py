@@ -21,9 +21,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from persistence.tables import metadata
 
-EVENT_STATUSES: Final = ("pending", "applied", "ignored", "failed", "dead")
-"""What can become of a stored event; `pending` and `failed` ones will be tried (again)."""
-
 stripe_events: Final = Table(
     "stripe_events",
     metadata,
@@ -59,7 +56,8 @@ stripe_events: Final = Table(
 )
 """One row for each event that Stripe sent, for ever: its id is what deliveries are told apart by.
 
-`no` is the order of arrival. `due_ms` is when it is tried (again).
+`no` is the order of arrival. `due_ms` is when it is tried (again): `pending` and `failed` ones are,
+`dead` ones were given up.
 """
 
 stripe_payments: Final = Table(

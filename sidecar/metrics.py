@@ -311,7 +311,7 @@ class WorkerMetrics:
         )
         self.inbox_events: Final = Gauge(
             "credits_stripe_inbox_events",
-            "Stored Stripe events by status.",
+            "Stored Stripe events that are not applied, by status: pending, failed, dead.",
             ("status",),
             registry=registry,
         )
@@ -379,5 +379,16 @@ class MoneyMetrics:
             "credits_auto_top_ups_in_flight",
             "Charges of auto top-ups that may take money or gave no credits yet, by status.",
             ("status",),
+            registry=registry,
+        )
+        self.alerts: Final = Counter(
+            "credits_alerts_total",
+            "Attempts to deliver alerts, by outcome; dead ones were given up.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.alerts_pending: Final = Gauge(
+            "credits_alerts_pending",
+            "Alerts that are not delivered yet.",
             registry=registry,
         )

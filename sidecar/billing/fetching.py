@@ -8,7 +8,9 @@ from sqlalchemy import Connection, text
 
 from sidecar.billing.applying import Applying
 
-_CLOCKS_MS: Final = 5_000  # the listener's clock and the worker's may differ by this much
+# The listener's clock and the worker's may differ by this much. It matters for a backlog only, and
+# there an object is fetched once for all the events of it that wait.
+_CLOCKS_MS: Final = 60_000
 
 
 def lock_object(c: Connection, id: str) -> None:

@@ -31,7 +31,7 @@ _FIRST_DELAY_MS: Final = 2_000
 _LONGEST_DELAY_MS: Final = 3_600_000
 _AWAY_DELAY_MS: Final = 15_000
 _EVENTS_A_ROUND: Final = 100
-_GAUGES_EVERY_MS: Final = 5_000
+_GAUGES_EVERY_MS: Final = 2_000
 
 
 class InboxJob:
@@ -63,7 +63,7 @@ class InboxJob:
         taken = 0
         while taken < _EVENTS_A_ROUND and self._take_one():
             taken += 1
-        self._show(has_changed=taken > 0)
+        self._show()
         return taken
 
     def _take_one(self) -> bool:
@@ -146,12 +146,12 @@ class InboxJob:
         else:
             log.debug("finished a Stripe event", extra=fields | {"outcome": outcome.status})
 
-    def _show(self, *, has_changed: bool) -> None:
+    def _show(self) -> None:
         now_ms = self._now_ms()
-        if not has_changed and now_ms < self._gauges_due_ms:
+        if now_ms < self._gauges_due_ms:
             return
         with self._engine.connect() as c:
-            counts = inbox_rows.count_by_status(c)
+            counts = inbox_rows.count_unfinished(c)
             newest_ms = inbox_rows.newest_received_ms(c)
         for status, count in counts.items():
             self._metrics.inbox_events.labels(status).set(count)

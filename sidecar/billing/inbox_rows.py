@@ -11,12 +11,12 @@ from sqlalchemy import Connection, RowMapping, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from persistence.cursors import Page, decode_cursor, page_of
-from persistence.stripe_tables import EVENT_STATUSES
 from persistence.stripe_tables import stripe_events as events
 from persistence.tables import accounts
 from sidecar.billing.webhook import StripeEvent
 
 _OPEN: Final = ("pending", "failed")
+_UNFINISHED: Final = (*_OPEN, "dead")
 _SHOWN: Final = (
     events.c.id,
     events.c.type,
@@ -27,6 +27,7 @@ _SHOWN: Final = (
     events.c.status,
     events.c.attempts,
     events.c.error,
+    events.c.source,
 )
 
 
@@ -114,10 +115,14 @@ def list_events(c: Connection, limit: int, cursor: str | None = None) -> Page[di
     return page_of(rows, limit, lambda row: (row["no"],))
 
 
-def count_by_status(c: Connection) -> dict[str, int]:
-    """Return how many events there are of each status, those of which there is none too."""
-    query = select(events.c.status, func.count()).group_by(events.c.status)
-    return dict.fromkeys(EVENT_STATUSES, 0) | {status: n for status, n in c.execute(query)}
+def count_unfinished(c: Connection) -> dict[str, int]:
+    """Return how many events of each status somebody has to do something about.
+
+    Those that are applied or ignored are kept for ever: counting them would take ever longer.
+    """
+    query = select(events.c.status, func.count()).where(events.c.status.in_(_UNFINISHED))
+    counts = c.execute(query.group_by(events.c.status))
+    return dict.fromkeys(_UNFINISHED, 0) | {status: count for status, count in counts}
 
 
 def newest_received_ms(c: Connection) -> int:

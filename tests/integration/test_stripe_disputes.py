@@ -185,7 +185,7 @@ def test_an_event_that_is_older_than_what_was_fetched_asks_no_more(bank: Bank) -
     bank.fake.control("disputes", payment_intent=bank.payment)
     news = bank.news()
     bank.inbox.store(*news)
-    bank.inbox.clock.now += 60_000
+    bank.inbox.clock.now += 120_000
     bank.inbox.run()
     with bank.away():
         for one in news:
@@ -201,10 +201,10 @@ def test_a_stripe_that_is_away_costs_no_attempt(bank: Bank) -> None:
     with bank.away():
         for _ in range(30):
             bank.inbox.run()
-            bank.inbox.clock.now += 60_000
+            bank.inbox.clock.now += 120_000
     waiting = [row for row in bank.inbox.rows(stripe_events) if row["status"] == "failed"]
     assert {row["attempts"] for row in waiting} == {0}
-    bank.inbox.clock.now += 60_000
+    bank.inbox.clock.now += 120_000
     bank.inbox.run()
     assert bank.inbox.ledger() == 0
 
@@ -212,7 +212,7 @@ def test_a_stripe_that_is_away_costs_no_attempt(bank: Bank) -> None:
 def test_a_status_that_is_new_to_us_is_an_alarm_and_no_guess(bank: Bank) -> None:
     dispute = bank.dispute("inquiry")
     bank.fake.state.objects[dispute]["status"] = "arbitration"
-    bank.inbox.clock.now += 60_000
+    bank.inbox.clock.now += 120_000
     bank.inbox.apply(event("charge.dispute.updated", {"id": dispute, "object": "dispute"}))
     assert bank.inbox.statuses()[-1] == "failed"
     assert "arbitration" in bank.inbox.rows(stripe_events)[-1]["error"]
