@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 
 from persistence.database import now_ms
 from sidecar.billing.access_job import AccessJob
+from sidecar.billing.alert_sender import AlertSender
 from sidecar.billing.auto_top_up import AutoTopUp
 from sidecar.billing.inbox import InboxJob
 from sidecar.billing.reconciler import Reconciler
@@ -46,6 +47,9 @@ def jobs_of(
         ("watch", Watch(engine, standings).run_once, 0.5),
         ("retention", RetentionJob(engine, days=settings.stripe_payload_days).run_once, 3600.0),
     ]
+    if settings.alert_url:
+        sender = AlertSender(engine, settings.alert_url, settings.alert_secret, money)
+        jobs.append(("alerts", sender.run_once, 0.5))
     if api is not None:
         jobs += _asking_jobs(engine, api, standings, settings, money)
     return jobs
