@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, Select, select
 
@@ -142,6 +142,8 @@ class Sender:
         try:
             payment = self._find(one)
         except (StripeAway, StripeRefused) as error:
+            fields = {"attempt": one.id, "account": one.account, "error": str(error)}
+            log.warning("cannot look for an auto top-up whose outcome is unknown", extra=fields)
             self._put_off(one, str(error))
             return
         if payment is None:
@@ -151,8 +153,20 @@ class Sender:
 
     def _find(self, one: Attempt) -> Object | None:
         customer = json.loads(one.parameters)["customer"]
-        since = {"gte": (one.first_try_ms or one.created_ms) // 1000 - _CLOCKS_SECONDS}
-        for payment in self._stripe.every(_PAYMENTS, customer=customer, created=since):
+        first = (one.first_try_ms or one.created_ms) // 1000
+        since = {"gte": first - _CLOCKS_SECONDS}
+        try:
+            found = self._listed(one, customer=customer, created=since)
+        except StripeRefused as error:
+            if error.code != "resource_missing":
+                raise
+            # Customers can be deleted, and their payments are still there.
+            until = {"lte": first + KEY_KEPT_MS // 1000 + _CLOCKS_SECONDS}
+            found = self._listed(one, created=since | until)
+        return found
+
+    def _listed(self, one: Attempt, **filters: Any) -> Object | None:
+        for payment in self._stripe.every(_PAYMENTS, **filters):
             if (payment.get("metadata") or {}).get("order_id") == one.order_id:
                 return payment
         return None

@@ -101,7 +101,7 @@ def _look_at(
 
 def _changed(one: Watched, found: Look, now_ms: int) -> dict[str, Any]:
     return dataclasses.asdict(one) | {
-        "due_ms": now_ms + pause_ms(one.rung_ms, now_ms),
+        "due_ms": now_ms + pause_ms(one.rung_ms, now_ms, is_waiting=found.is_waiting),
         "is_low_told": found.is_low_told,
         "is_exhausted_told": found.is_exhausted_told,
         "exhausted_ms": now_ms if found.tells_exhausted else one.exhausted_ms,
@@ -141,7 +141,8 @@ _LOCK: Final = sa.text(
         coalesce(w.exhausted_ms, 0) AS exhausted_ms, a.status,
         coalesce(a.low_balance_threshold, 0) AS low_threshold,
         coalesce((SELECT t.threshold FROM auto_top_ups t WHERE t.account = w.account
-            AND t.is_enabled AND t.paused_reason IS NULL), 0) AS top_up_threshold
+            AND t.is_enabled AND t.paused_reason IS NULL), 0) AS top_up_threshold,
+        coalesce(greatest(a.low_balance_threshold, a.top_up_threshold), 0) AS mark
     FROM watched_accounts w JOIN accounts a ON a.account = w.account
     WHERE w.account = ANY(:names) AND w.due_ms <= :now_ms
     ORDER BY w.account FOR UPDATE OF w SKIP LOCKED

@@ -13,6 +13,7 @@ EXHAUSTED_AGAIN_MS: Final = 60_000
 """The least time from an alert of an empty account to the next one."""
 
 _SHORTEST_MS: Final = 1_000
+_WAITING_MS: Final = 4_000
 _LONGEST_MS: Final = 30_000
 _HOUR_SECONDS: Final = 3_600
 
@@ -21,7 +22,8 @@ _HOUR_SECONDS: Final = 3_600
 class Watched:
     """A watched account; thresholds in microcredits, 0: none. `rung_ms`: when it last fell.
 
-    `exhausted_ms`: when it was last told that nothing is left.
+    Only a fall below `mark`, and one to zero, is a hint. `exhausted_ms`: when it was last told that
+    nothing is left.
     """
 
     account: str
@@ -31,17 +33,22 @@ class Watched:
     exhausted_ms: int
     low_threshold: int
     top_up_threshold: int
+    mark: int
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What is to be done about a watched account. `is_over`: it need not be watched any more."""
+    """What is to be done about a watched account. `is_over`: it need not be watched any more.
+
+    `is_waiting`: it may fall below another threshold, of which no hint will come.
+    """
 
     tells_low: bool
     tells_exhausted: bool
     is_low_told: bool
     is_exhausted_told: bool
     is_to_top_up: bool
+    is_waiting: bool
     is_over: bool
 
 
@@ -61,13 +68,15 @@ def look(one: Watched, available: int, now_ms: int) -> Look:
         is_low_told=is_low_told,
         is_exhausted_told=is_exhausted_told,
         is_to_top_up=is_to_top_up,
-        is_over=not (is_low_told or is_exhausted_told or is_to_top_up),
+        is_waiting=(low > 0 and not is_low_told) or (one.top_up_threshold > 0 and not is_to_top_up),
+        is_over=available >= one.mark and not (is_low_told or is_exhausted_told or is_to_top_up),
     )
 
 
-def pause_ms(rung_ms: int, now_ms: int) -> int:
+def pause_ms(rung_ms: int, now_ms: int, *, is_waiting: bool) -> int:
     """Return when to look again at an account that fell at `rung_ms`: each wait about doubles."""
-    return min(max(now_ms - rung_ms, _SHORTEST_MS), _LONGEST_MS)
+    longest_ms = _WAITING_MS if is_waiting else _LONGEST_MS
+    return min(max(now_ms - rung_ms, _SHORTEST_MS), longest_ms)
 
 
 def seconds_to_zero(available: int, used_last_hour: int) -> int | None:

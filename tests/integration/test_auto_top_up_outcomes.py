@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import Engine
 
 from sidecar.billing import auto_top_up_hooks as hooks
+from sidecar.billing.errors import StripeRefused
 from sidecar.billing.stripe_api import StripeApi
 from tests.integration.fake_stripe import Fake, running
 from tests.integration.stripe_inbox import HOUR_MS
@@ -315,6 +316,25 @@ def test_after_23_hours_it_stays_unknown_while_it_cannot_be_looked_for(
         assert world.statuses() == ["unknown"]
     world.later(30 * MINUTE_MS)
     assert (world.charged(), world.statuses(), len(sent)) == ([1_000], ["charged"], 1)
+
+
+def test_the_payment_of_a_customer_that_was_deleted_is_found(
+    world: TopUpWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.begin()
+    world.fake.fault("timeout_after", **PAYMENTS, seconds=1.2)
+    world.run()
+    real = world.api.get
+
+    def get(path: str, **parameters: Any) -> dict[str, Any]:
+        if "customer" in parameters:
+            raise StripeRefused("No such customer", status=400, code="resource_missing")
+        return real(path, **parameters)
+
+    monkeypatch.setattr(world.api, "get", get)
+    world.pass_time(23 * HOUR_MS)
+    world.run()
+    assert (world.charged(), world.statuses()) == ([1_000], ["charged"])
 
 
 def test_a_minute_before_23_hours_the_key_is_still_used(

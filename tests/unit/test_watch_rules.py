@@ -17,6 +17,7 @@ BEFORE = Watched(
     exhausted_ms=0,
     low_threshold=100,
     top_up_threshold=0,
+    mark=100,
 )
 
 
@@ -98,10 +99,33 @@ def test_the_pauses_between_looks_grow_to_half_a_minute() -> None:
     pauses: list[int] = []
     now_ms = 0
     while sum(pauses) < 120_000:
-        pauses.append(pause_ms(0, now_ms))
+        pauses.append(pause_ms(0, now_ms, is_waiting=False))
         now_ms += pauses[-1]
     assert pauses == [1_000, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]
-    assert pause_ms(5_000, 0) == 1_000
+    assert pause_ms(5_000, 0, is_waiting=False) == 1_000
+    assert pause_ms(0, 120_000, is_waiting=True) == 4_000
+
+
+@pytest.mark.parametrize(
+    ("low", "top_up", "mark", "available", "is_waiting", "is_over"),
+    [
+        # Below the mark no other hint comes: it is watched for what else it may fall below.
+        (100, 1_000, 1_000, 500, True, False),
+        (1_000, 100, 1_000, 500, True, False),
+        (1_000, 100, 1_000, 99, False, False),
+        (100, 1_000, 1_000, 99, False, False),
+        # Its auto top-up is paused.
+        (100, 0, 1_000, 500, True, False),
+        (100, 0, 1_000, 1_000, True, True),
+        (0, 0, 1_000, 500, False, False),
+    ],
+)
+def test_between_its_thresholds_an_account_stays_watched(
+    low: int, top_up: int, mark: int, available: int, is_waiting: bool, is_over: bool
+) -> None:
+    one = dataclasses.replace(BEFORE, low_threshold=low, top_up_threshold=top_up, mark=mark)
+    found = look(one, available, 0)
+    assert (found.is_waiting, found.is_over) == (is_waiting, is_over)
 
 
 @pytest.mark.parametrize(
