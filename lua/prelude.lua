@@ -342,6 +342,14 @@ local function expire_hold(id)
   close_hold(id, hold, 'expired')
 end
 
+-- What was left of a grant ends: it is not available any more, and the event says so.
+local function expire_rest(grant_no, left)
+  if left > 0 then
+    account.available = account.available - left
+    event('expire', 'grant:' .. int(grant_no), left, 0, 0, { grant_no, left }, '', '')
+  end
+end
+
 local function expire_grant(grant_no)
   local left = tonumber(call('HGET', grants_key, left_field(grant_no)))
   local order = string.sub(call('HGET', grants_key, int(grant_no)), 1, 34)
@@ -352,9 +360,17 @@ local function expire_grant(grant_no)
     call('ZREM', order_key, order)
   end
   call('HDEL', grants_key, int(grant_no), left_field(grant_no))
-  if left > 0 then
-    account.available = account.available - left
-    event('expire', 'grant:' .. int(grant_no), left, 0, 0, { grant_no, left }, '', '')
+  expire_rest(grant_no, left)
+end
+
+-- Finds out anew what ends next, and tells the sweep.
+local function look_ahead()
+  local first = call('ZRANGE', expiry_key, 0, 0, 'WITHSCORES')
+  account.next_expiry = tonumber(first[2] or NEVER)
+  if first[2] then
+    call('ZADD', sweep_key, int(account.next_expiry), account.name)
+  else
+    call('ZREM', sweep_key, account.name)
   end
 end
 
@@ -373,13 +389,7 @@ local function expire_due()
     end
   end
   cover()
-  local first = call('ZRANGE', expiry_key, 0, 0, 'WITHSCORES')
-  account.next_expiry = tonumber(first[2] or NEVER)
-  if first[2] then
-    call('ZADD', sweep_key, int(account.next_expiry), account.name)
-  else
-    call('ZREM', sweep_key, account.name)
-  end
+  look_ahead()
   return now_ms < account.next_expiry
 end
 

@@ -28,6 +28,7 @@ class RefillKind(StrEnum):
     TAKE = "take"
     STATUS = "status"
     RESTORE = "restore"
+    ROLL = "roll"
 
 
 def open_generation(
@@ -35,8 +36,8 @@ def open_generation(
 ) -> int:
     """Begin the account's next generation, with its `open` refill, and return its number.
 
-    `payload` is what `open` carries: `status`, `overdraft`, `reason` and `allowance`. The caller
-    holds the account's row.
+    `payload` is what `open` carries: `status`, `overdraft`, `reason`, `allowance` and `mark`. The
+    caller holds the account's row.
     """
     # The epoch that is read here must not change before this generation can be seen.
     connection.execute(sa.text("SELECT pg_advisory_xact_lock_shared(:k)"), {"k": OPENING_LOCK})

@@ -137,17 +137,24 @@ def _add(connection: Connection, account: AccountRow, id: str, amount: int, reas
 
 
 def claw_back(
-    connection: Connection, account: str, amount: int, *, grant_id: str, id: str, reference: str
+    connection: Connection,
+    account: str,
+    amount: int,
+    *,
+    grant_id: str | None,
+    id: str,
+    reference: str,
 ) -> int:
     """Take credits back that a payment gave, from its own grant first; return the transfer.
 
-    It may go below zero. Not idempotent by itself: the caller has the payment's row locked, and
-    knows what was taken before. `reference` is the PaymentIntent. Raises `AccountUnknown`,
-    `TotalExceeded`, and `Refusal` (422) for an amount out of range.
+    What that lacks, or all when there is no such grant, goes in burn order, and below zero. Not
+    idempotent by itself: the caller has the payment's row locked, and knows what was taken before.
+    `reference` is the PaymentIntent. Raises `AccountUnknown`, `TotalExceeded`, and `Refusal` (422)
+    for an amount out of range.
     """
     _check_amount(amount)
     row = _locked(connection, account)
-    grant = find_grant(connection, account, grant_id)
+    grant = None if grant_id is None else find_grant(connection, account, grant_id)
     refill = {"amount": amount, "grant_no": 0 if grant is None else grant.grant_no, "id": id}
     kind = TransferKind.CLAWBACK
     return _take_away(connection, row, refill, "source:paid", kind, reference)

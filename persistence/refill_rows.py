@@ -43,8 +43,11 @@ def arguments(kind: RefillKind, payload: dict[str, Any]) -> tuple[str | int | by
         return payload["amount"], payload["grant_no"]
     if kind is RefillKind.RESTORE:
         return (msgspec.msgpack.encode(payload["allocations"]),)
-    allowance = payload.get("allowance", 0)  # older refills have none
-    return payload["status"], payload["overdraft"], payload["reason"], allowance
+    if kind is RefillKind.ROLL:
+        return payload["keep"], msgspec.msgpack.encode(payload["grants"])
+    # Older refills lack what was not thought of then.
+    allowance, mark = payload.get("allowance", 0), payload.get("mark", 0)
+    return payload["status"], payload["overdraft"], payload["reason"], allowance, mark
 
 
 class RefillRows:

@@ -6,7 +6,9 @@ spent comes back (its residue), and the account is lent anew exactly what it has
 - each grant with what remains of it by the ledger;
 - less its debt, what it was charged beyond all grants or what is still to be taken from it. That
   is taken first, so that Redis never shows more than there is, and the grants then pay for it;
-- or plus what was given back to it beyond all grants.
+- or plus what was given back to it beyond all grants;
+- and what was carried over together is carried over again, to the most that it may be: Redis had
+  not done it, or what it told of it was lost.
 
 What Redis did by itself and nobody acknowledged (an expiry, a cover) is done again there. Accounts
 are reopened when a sidecar asks for them, and all others bit by bit.
@@ -27,6 +29,7 @@ from sqlalchemy import Connection, Engine
 from persistence import reopening_sql as sql
 from persistence.database import in_transaction, now_ms
 from persistence.generations import OPENING_LOCK, REFILL_CHANNEL, RefillKind
+from persistence.rolling import roll_payload
 from persistence.transfers import Transfer, TransferKind, post
 from sidecar.domain import burn_order
 from sidecar.metrics import WorkerMetrics
@@ -71,11 +74,20 @@ class _Reopening:
             # Nothing was dropped that this restores, so it is lent, and `amount` is 0.
             restore = {"allocations": [0, -debt], "amount": 0, "seq": 0}
             self.refills.append((RefillKind.RESTORE, -debt, restore))
-        for grant in grants:
-            order = burn_order(grant.priority, grant.expires_at_ms, grant.category, grant.grant_no)
+        # What burns first comes first, and pays the debt.
+        for order, grant in sorted((_order_of(grant), grant) for grant in grants):
             amount = int(grant.remaining)
             payload = {"grant_no": grant.grant_no, "amount": amount, "order": order, "id": grant.id}
             self.refills.append((RefillKind.GRANT, amount, payload))
+        self._roll(grants)
+
+    def _roll(self, grants: Sequence[sa.Row[Any]]) -> None:
+        groups: dict[tuple[str, int], list[sa.Row[Any]]] = {}
+        for grant in grants:
+            if grant.rolled_keep:
+                groups.setdefault((grant.rolled_group, int(grant.rolled_keep)), []).append(grant)
+        for (_, keep), rolled in groups.items():
+            self.refills.append((RefillKind.ROLL, 0, roll_payload(keep, rolled)))
 
     def transfers(self) -> list[Transfer]:
         """Return the residue's way back, and the loan to the next generation."""
@@ -157,6 +169,10 @@ def _reopen(
         one.lend(grants.get(account, []))
     _write(connection, list(reopened.values()))
     return list(reopened)
+
+
+def _order_of(grant: sa.Row[Any]) -> str:
+    return burn_order(grant.priority, grant.expires_at_ms, grant.category, grant.grant_no)
 
 
 def _reopening(row: sa.Row[Any]) -> _Reopening:

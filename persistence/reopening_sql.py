@@ -67,7 +67,7 @@ SUPERSEDED: Final = sa.text(
 
 REMAINING: Final = sa.text(
     """
-    SELECT account, grant_no, id, priority, expires_at_ms, category,
+    SELECT account, grant_no, id, priority, expires_at_ms, category, rolled_group, rolled_keep,
         amount - used - expired - returned AS remaining
     FROM grants WHERE account = ANY(:accounts) AND amount > used + expired + returned
     ORDER BY account, grant_no

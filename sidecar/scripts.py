@@ -44,6 +44,7 @@ class Scripts:
     take: Script
     status: Script
     restore: Script
+    roll: Script
     hand_in: Script
 
     def all(self) -> list[Script]:

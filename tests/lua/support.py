@@ -255,6 +255,23 @@ class Account:
                 self.restored[grant_no] = self.restored.get(grant_no, 0) + amount
         return reply
 
+    def roll(
+        self,
+        keep: int,
+        grants: Sequence[tuple[int, int | None]],
+        *,
+        priority: int = 50,
+        category: str = "paid",
+        refill_no: int | None = None,
+        gen: int | None = None,
+    ) -> Reply:
+        """Carry over at most `keep` of grants, each with its new expiry; 0 ends them."""
+        flat: list[int | str] = []
+        for grant_no, expires_at_ms in grants:
+            flat += (grant_no, burn_order(priority, expires_at_ms, category, grant_no))
+        packed = msgspec.msgpack.encode(flat)
+        return self.refill("roll", keep, packed, refill_no=refill_no, gen=gen)
+
     # Time ------------------------------------------------------------------------------------
 
     def now_ms(self) -> int:

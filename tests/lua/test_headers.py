@@ -12,7 +12,7 @@ from sidecar.scripts import load_scripts, source
 from tests.lua.table import Row
 
 VERBS: Final = [script.name for script in load_scripts().all() if script.name != "hand_in"]
-REFILLS: Final = ("grant", "take", "status", "restore")
+REFILLS: Final = ("grant", "take", "status", "restore", "roll")
 COMMON: Final = {"unknown", "fenced"}
 KEY_NAMES: Final = {
     "account_key", "grants_key", "order_key", "holds_key", "expiry_key", "sweep_key",
