@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from persistence.database import in_transaction
 from sidecar.billing.alerts import AlertKind, raise_alert
-from sidecar.billing.watch_rules import Look, Watched, look, pause_ms, seconds_to_zero
+from sidecar.billing.watch_rules import Look, Watched, look, pause_ms, time_to_zero_seconds
 from sidecar.billing.watch_standing import Standing, Standings
 from sidecar.domain import AccountStatus
 
@@ -115,7 +115,7 @@ def _tell(c: Connection, one: Watched, available: int, found: Look, now_ms: int)
         data = {
             "available": available,
             "threshold": one.low_threshold,
-            "seconds_to_zero": seconds_to_zero(available, _used(c, one.account, now_ms)),
+            "time_to_zero_seconds": time_to_zero_seconds(available, _used(c, one.account, now_ms)),
         }
         raise_alert(c, AlertKind.LOW_BALANCE, one.account, data, key=key, now_ms=now_ms)
     if found.tells_exhausted:

@@ -79,7 +79,7 @@ def pause_ms(rung_ms: int, now_ms: int, *, is_waiting: bool) -> int:
     return min(max(now_ms - rung_ms, _SHORTEST_MS), longest_ms)
 
 
-def seconds_to_zero(available: int, used_last_hour: int) -> int | None:
+def time_to_zero_seconds(available: int, used_last_hour: int) -> int | None:
     """Return in how many seconds nothing is left, if usage goes on as in the last hour.
 
     None when nothing was used.

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from persistence import accounts
 from sidecar.billing import auto_top_up_hooks as hooks
 from sidecar.billing import auto_top_up_rows as rows
+from sidecar.billing.auto_top_up import AutoTopUp
 from sidecar.domain import AccountStatus
 from tests.integration.fake_stripe import Fake, running
 from tests.integration.top_up_world import AMOUNT, DAY_MS, MINUTE_MS, THRESHOLD, TopUpWorld
@@ -410,3 +411,45 @@ def test_charges_without_a_webhook_are_known_to_whoever_reconciles(world: TopUpW
     world.deliver()
     with world.engine.begin() as c:
         assert rows.unsettled_payments(c, world.clock() + 1) == {}
+
+
+def test_the_interval_between_two_attempts_can_be_set(world: TopUpWorld) -> None:
+    world.begin()
+    world.job = AutoTopUp(
+        world.engine,
+        world.api,
+        world.standings,
+        world.metrics,
+        now_ms=world.clock,
+        interval_ms=5 * MINUTE_MS,
+    )
+    world.run()
+    world.deliver()
+    world.use(world.available())
+    world.later(5 * MINUTE_MS - 1)
+    assert world.charged() == [1_000]
+    world.later(1)
+    assert world.charged() == [1_000, 1_000]
+
+
+def test_what_is_in_flight_is_shown_by_its_status(world: TopUpWorld) -> None:
+    world.begin()
+    world.run()
+    world.later(MINUTE_MS)
+    name = "credits_auto_top_ups_in_flight"
+    values = [
+        world.registry.get_sample_value(name, {"status": status})
+        for status in ("pending", "unknown", "charged")
+    ]
+    assert values == [0, 0, 1]
+
+
+def test_a_charge_that_cannot_be_credited_yet_blocks_the_next_one(world: TopUpWorld) -> None:
+    """Without its event a charge stays in flight for days: better than a second one."""
+    world.begin()
+    world.run()
+    for _ in range(5):
+        world.later(DAY_MS)
+        world.hint()
+        world.run()
+    assert (world.charged(), world.statuses()) == ([1_000], ["charged"])

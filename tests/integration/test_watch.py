@@ -119,14 +119,14 @@ def test_the_time_to_zero_is_estimated_from_the_usage_of_the_last_hour(world: To
     world.watch.run_once()
     (data,) = _data(world)
     assert data["available"] == 1_100
-    assert data["seconds_to_zero"] == 1_100 * 3_600 // 3_900
+    assert data["time_to_zero_seconds"] == 1_100 * 3_600 // 3_900
 
 
 def test_the_time_to_zero_is_unknown_when_nothing_was_used(world: TopUpWorld) -> None:
     world.world.put("acme", low_balance_threshold=10_001)
     _ring(world)
     world.watch.run_once()
-    assert _data(world)[0]["seconds_to_zero"] is None
+    assert _data(world)[0]["time_to_zero_seconds"] is None
 
 
 def test_workers_that_look_at_once_tell_once(world: TopUpWorld) -> None:

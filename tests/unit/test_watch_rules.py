@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from sidecar.billing.watch_rules import Watched, look, pause_ms, seconds_to_zero
+from sidecar.billing.watch_rules import Watched, look, pause_ms, time_to_zero_seconds
 
 BEFORE = Watched(
     "acme",
@@ -135,4 +135,4 @@ def test_between_its_thresholds_an_account_stays_watched(
 def test_time_to_zero_is_by_the_usage_of_the_last_hour(
     available: int, used: int, seconds: int | None
 ) -> None:
-    assert seconds_to_zero(available, used) == seconds
+    assert time_to_zero_seconds(available, used) == seconds
