@@ -130,5 +130,5 @@ allowances: Final = Table(
 )
 """What one subscription item gives in one period: `target` is the most that it was ever worth,
 `granted` what was posted of it, `due_ms` when it may be. `ended_ms`: what was left of it was ended
-then, or carried over with a cap of 0, or it came too late to be given.
+then.
 """

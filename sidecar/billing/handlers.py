@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.billing import cards, charges, disputes, payments, refunds
+from sidecar.billing import (
+    cards,
+    charges,
+    disputes,
+    invoices,
+    payments,
+    refunds,
+    subscriptions,
+)
 from sidecar.billing.applying import Handler
 
 HANDLERS: Final[dict[str, Handler]] = {
@@ -13,4 +21,6 @@ HANDLERS: Final[dict[str, Handler]] = {
     **disputes.HANDLERS,
     **charges.HANDLERS,
     **cards.HANDLERS,
+    **subscriptions.HANDLERS,
+    **invoices.HANDLERS,
 }

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from persistence.cursors import Page, decode_cursor, page_of
 from persistence.plan_tables import plans
+from persistence.stripe_tables import stripe_events
 from sidecar.domain import MAX_AMOUNT, is_id
 from sidecar.errors import ErrorCode, Refusal
 
@@ -44,8 +45,9 @@ def put_plan(
     """Make the plan of a price or change it, and return it as it now is.
 
     Fields that `changes` lacks stay as they are, None sets one to its default. What was granted
-    before stays as it was: a plan counts when an allowance is made. Raises `Refusal` (422) for
-    another field, a value out of range, and a new plan without an `allowance`.
+    before stays as it was: a plan counts when an invoice is paid. Invoices that failed for want
+    of this plan are applied soon after it is made. Raises `Refusal` (422) for another field, a
+    value out of range, and a new plan without an `allowance`.
     """
     values = _checked(stripe_price, changes)
     row = _change(c, stripe_price, values, now_ms)
@@ -57,7 +59,13 @@ def put_plan(
     c.execute(insert(plans).values(first).on_conflict_do_nothing())
     made = _change(c, stripe_price, values, now_ms)
     assert made is not None
+    _wake_events(c, stripe_price, now_ms)
     return made
+
+
+def no_plan(stripe_price: str) -> str:
+    """Return the error of events that wait for the plan of a price."""
+    return f"there is no plan for the price {stripe_price}"
 
 
 def get_plan(c: Connection, stripe_price: str) -> dict[str, Any] | None:
@@ -78,6 +86,17 @@ def list_plans(c: Connection, limit: int, cursor: str | None = None) -> Page[dic
     for row in page.rows:
         del row["no"]
     return page
+
+
+def _wake_events(c: Connection, stripe_price: str, now_ms: int) -> None:
+    """Make the events due that failed for want of the plan, those that were given up too."""
+    waiting = (
+        update(stripe_events)
+        .where(stripe_events.c.status.in_(("failed", "dead")))
+        .where(stripe_events.c.error == no_plan(stripe_price))
+        .values(status="pending", attempts=0, due_ms=now_ms, finished_ms=None)
+    )
+    c.execute(waiting)
 
 
 def _change(

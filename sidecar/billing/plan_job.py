@@ -1,0 +1,86 @@
+"""The plan job of a worker: monthly allowances that come due, and grace that is over."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, or_, select
+
+from persistence.plan_tables import allowances
+from persistence.plan_tables import stripe_subscriptions as subscriptions
+from sidecar.billing.errors import EventNotUnderstood
+from sidecar.billing.plan_states import GRACE, RUNNING, settle
+
+log: Final = logging.getLogger(__name__)
+
+_A_ROUND: Final = 100
+
+
+class PlanJob:
+    """Settles the subscriptions that time alone changes, each in a transaction of its own.
+
+    Any number may run at once: each takes those that no other one has.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self._engine = engine
+        self._now_ms = now_ms
+
+    def run_once(self) -> int:
+        """Settle what is due, up to 100 subscriptions, and return how many were.
+
+        Raises what the database raises when it is away.
+        """
+        done = 0
+        failed: set[str] = set()
+        for _ in range(_A_ROUND):
+            subscription = self._take_one(failed)
+            if subscription is None:
+                break
+            done += subscription not in failed
+        return done
+
+    def _take_one(self, failed: set[str]) -> str | None:
+        now_ms = self._now_ms()
+        with self._engine.begin() as c:
+            subscription = _due(c, now_ms, failed)
+            if subscription is None:
+                return None
+            try:
+                with c.begin_nested():
+                    settle(c, subscription, now_ms)
+            except EventNotUnderstood as error:
+                # One account that can hold no more must not stop the others.
+                failed.add(subscription)
+                fields = {"subscription": subscription, "error": str(error)}
+                log.error("could not grant an allowance that is due", extra=fields)
+        return subscription
+
+
+def _due(c: Connection, now_ms: int, failed: set[str]) -> str | None:
+    given = allowances.c
+    is_allowance_due = (
+        select(given.subscription)
+        .where(given.subscription == subscriptions.c.subscription, given.due_ms <= now_ms)
+        .where(given.granted < given.target, given.ended_ms.is_(None))
+        .where(given.expires_ms > now_ms)
+        .exists()
+    )
+    is_grace_over = (subscriptions.c.state == GRACE) & (subscriptions.c.grace_until_ms <= now_ms)
+    query = (
+        select(subscriptions.c.subscription)
+        .where(or_(is_grace_over, subscriptions.c.state.in_(RUNNING) & is_allowance_due))
+        .where(subscriptions.c.subscription.not_in(failed))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    found: Any = c.scalar(query)
+    return None if found is None else str(found)
