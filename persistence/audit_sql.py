@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from persistence.audit_money_sql import MONEY_LINES
 from persistence.chain import RECOMPUTE
 
 _MINUTE_AGO: Final = "extract(epoch FROM clock_timestamp()) * 1000 - 60000"
@@ -54,16 +55,19 @@ WHERE a.granted_total <> coalesce(g.sum, 0)
 """
 
 CONSERVATION: Final = """
-SELECT a.account, a.granted_total, coalesce(t.sum, 0) AS taken, coalesce(l.sum, 0) AS in_ledger,
-    coalesce(g.suspended, 0) AS suspended
+SELECT a.account, a.granted_total, coalesce(t.sum, 0) AS taken, coalesce(b.sum, 0) AS clawed_back,
+    coalesce(l.sum, 0) AS in_ledger, coalesce(g.suspended, 0) AS suspended
 FROM accounts a
 LEFT JOIN (SELECT account, sum(balance) AS sum FROM ledger_accounts GROUP BY account) AS l
     ON l.account = a.account
 LEFT JOIN (SELECT account, -sum(amount) AS sum FROM adjustments WHERE amount < 0 GROUP BY account)
     AS t ON t.account = a.account
+LEFT JOIN (SELECT account, sum(amount) AS sum FROM transfers WHERE kind = 'clawback'
+    GROUP BY account) AS b ON b.account = a.account
 LEFT JOIN (SELECT account, sum(suspended) AS suspended FROM generations GROUP BY account) AS g
     ON g.account = a.account
-WHERE a.granted_total - coalesce(t.sum, 0) <> coalesce(l.sum, 0) + coalesce(g.suspended, 0)
+WHERE a.granted_total - coalesce(t.sum, 0) - coalesce(b.sum, 0)
+    <> coalesce(l.sum, 0) + coalesce(g.suspended, 0)
 """
 
 GENERATIONS_ARE_USAGE: Final = f"""
@@ -205,19 +209,6 @@ WHERE r.refunded > coalesce(c.charged, 0)
 
 HASH_CHAIN: Final = RECOMPUTE
 
-# What Stripe says was paid, in the ledger's own transfers: none missing, none without payment.
-TOP_UPS_ARE_PAYMENTS: Final = f"""
-SELECT p.payment_intent, p.account, p.is_paid, p.credits, p.granted,
-    coalesce(sum(t.amount), 0) AS transferred
-FROM stripe_payments p
-LEFT JOIN grants g ON g.account = p.account AND g.reference = p.payment_intent
-    AND g.category = 'paid'
-LEFT JOIN transfers t ON t.id = g.transfer
-GROUP BY p.payment_intent
-HAVING p.granted <> coalesce(sum(t.amount), 0) OR (p.granted > 0 AND NOT p.is_paid)
-    OR (p.is_paid AND p.granted <> p.credits AND p.updated_ms < {_MINUTE_AGO})
-"""
-
 SUSPENSE_IS_EMPTY: Final = """
 SELECT name, balance FROM ledger_accounts WHERE kind = 'suspense' AND balance <> 0
 """
@@ -285,7 +276,7 @@ LINES: Final = (
     ("no_dead_letters", "I4", NO_DEAD_LETTERS),
     ("suspense_is_empty", "I4", SUSPENSE_IS_EMPTY),
     ("grants_have_sources", "I5", GRANTS_HAVE_SOURCES),
-    ("top_ups_are_payments", "I5", TOP_UPS_ARE_PAYMENTS),
+    *MONEY_LINES,
     ("refills_in_order", "I6", REFILLS_IN_ORDER),
     ("refills_arrive", "I5", REFILLS_ARRIVE),
     ("journals_are_confirmed", "I4", JOURNALS_ARE_CONFIRMED),

@@ -93,6 +93,22 @@ _GRANTED_WITHOUT_PAYMENT = f"""
 UPDATE grants SET reference = 'pi_1' WHERE id = 'g1';
 {_PAYMENT.format(is_paid=False, granted=1000)}
 """
+_CLAWED_BACK_IN_NAME = f"""
+UPDATE grants SET reference = 'pi_1' WHERE id = 'g1';
+{_PAYMENT.format(is_paid=True, granted=1000)};
+UPDATE stripe_payments SET clawed_back = 10
+"""
+_CLAWED_BACK_FROM_NOBODY = """
+INSERT INTO transfers (at_ms, debit_account, credit_account, amount, kind, reference, account)
+SELECT 1, d.no, c.no, 1, 'clawback', 'pi_9', 'acme' FROM ledger_accounts d, ledger_accounts c
+WHERE d.name = 'available:acme' AND c.name = 'source:paid'
+"""
+_ALLOWED_IN_NAME = """
+INSERT INTO allowances (subscription_item, starts_ms, account, subscription, stripe_price, quantity,
+    ends_ms, expires_ms, due_ms, rollover_cap, target, granted, postings, invoice, created_ms,
+    updated_ms)
+VALUES ('si_1', 1, 'acme', 'sub_1', 'price_1', 1, 2, 2, 1, 0, 10, 10, 1, 'in_1', 1, 1)
+"""
 _SUSPENDED = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'suspense'"
 _DEAD_LETTER = """
 INSERT INTO dead_letters (shard, stream_id, raw, reason, error, created_ms)
@@ -141,6 +157,9 @@ _CHANGES = [
     (_PAID_WITHOUT_GRANT, "top_ups_are_payments"),
     (_GRANTED_IN_NAME, "top_ups_are_payments"),
     (_GRANTED_WITHOUT_PAYMENT, "top_ups_are_payments"),
+    (_CLAWED_BACK_IN_NAME, "top_ups_are_payments"),
+    (_CLAWED_BACK_FROM_NOBODY, "top_ups_are_payments"),
+    (_ALLOWED_IN_NAME, "allowances_are_grants"),
     (_SUSPENDED, "suspense_is_empty"),
     (_DEAD_LETTER, "no_dead_letters"),
     (_OVERSPENT, "not_overspent"),
