@@ -19,7 +19,14 @@ class EventNotUnderstood(CreditsError):
 
 
 class StripeAway(CreditsError):
-    """Raised when Stripe gave no answer, failed or was busy: what it did is unknown."""
+    """Raised when Stripe gave no answer, failed or was busy: what it did is unknown.
+
+    `is_busy`: another request with the same key or on the same object runs just now.
+    """
+
+    def __init__(self, message: str, *, is_busy: bool = False) -> None:
+        super().__init__(message)
+        self.is_busy = is_busy
 
 
 class StripeRefused(CreditsError):

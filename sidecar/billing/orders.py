@@ -62,7 +62,7 @@ def make_order(
     """
     amount = _amount(offer, credits)
     price = offer.price_of(amount)
-    _check_price(offer, price)
+    check_price(offer, price, "credits" if offer.is_rate else "offer")
     order = Order(
         id=f"ord_{uuid.uuid4().hex}",
         account=account,
@@ -75,6 +75,14 @@ def make_order(
     )
     c.execute(orders.insert().values(dataclasses.asdict(order) | {"purpose": purpose.value}))
     return order
+
+
+def check_price(offer: Offer, price: int, param: str) -> None:
+    """Refuse (422) a price that is below the offer's minimum, or above what Stripe charges."""
+    require_minimum(offer, price, param)
+    if price > currencies.MOST:
+        most = currencies.shown(currencies.MOST, offer.currency)
+        raise refused(f"One payment can't be more than {most}.", param)
 
 
 def get_order(c: Connection, id: str) -> Order | None:
@@ -101,11 +109,3 @@ def _amount(offer: Offer, credits: int | None) -> int:
     if not 1 <= amount <= MAX_AMOUNT:
         raise refused("credits must be an integer, 1 … 2^53-1 microcredits.", "credits")
     return amount
-
-
-def _check_price(offer: Offer, price: int) -> None:
-    param = "credits" if offer.is_rate else "offer"
-    require_minimum(offer, price, param)
-    if price > currencies.MOST:
-        most = currencies.shown(currencies.MOST, offer.currency)
-        raise refused(f"One payment can't be more than {most}.", param)

@@ -78,8 +78,9 @@ class StripeApi:
 
 def _translated(error: stripe.StripeError) -> StripeAway | StripeRefused:
     status, details = error.http_status, _details(error)
-    if status is None or status >= 500 or status in (409, 429) or details["code"] in _BUSY_CODES:
-        return StripeAway(f"Stripe gave no answer: {_sentence(error)}")
+    is_busy = status in (409, 429) or details["code"] in _BUSY_CODES
+    if status is None or status >= 500 or is_busy:
+        return StripeAway(f"Stripe gave no answer: {_sentence(error)}", is_busy=is_busy)
     payment = details.get("payment_intent")
     return StripeRefused(
         _sentence(error),

@@ -21,7 +21,7 @@ from sidecar.control import queries
 from sidecar.control.actions import record
 from sidecar.control.answers import page_answer
 from sidecar.control.balances import Balance, RedisReader
-from sidecar.control.decode import invalid
+from sidecar.control.decode import invalid, set_fields
 from sidecar.control.ledger import Ledger, account_not_found
 from sidecar.control.requests import AccountBody, AdjustmentBody, GrantBody, ReasonBody
 from sidecar.control.resources import Call, Handler
@@ -52,11 +52,7 @@ class AccountHandlers:
 
     def put(self, call: Call[AccountBody]) -> Response:
         """Create or change an account."""
-        changes = {
-            name: value
-            for name, value in msgspec.structs.asdict(call.body).items()
-            if value is not msgspec.UNSET
-        }
+        changes = set_fields(call.body)
 
         def work(c: Connection) -> AccountRow:
             before = accounts.get_account(c, call.path["account"], for_update=True)

@@ -21,6 +21,7 @@ from sidecar.control.accounts import AccountHandlers, GrantHandlers
 from sidecar.control.balances import RedisReader
 from sidecar.control.health import HealthHandlers
 from sidecar.control.ledger import Ledger
+from sidecar.control.money_routes import MoneyHandlers, money_handlers, money_routes
 from sidecar.control.queries import INSTANTS, PAGING, USAGE
 from sidecar.control.requests import AccountBody, AdjustmentBody, GrantBody, ReasonBody
 from sidecar.control.resources import THREADS, Gatekeeper, Route, resources
@@ -46,6 +47,7 @@ class Handlers:
     statements: StatementHandlers
     stripe: StripeHandlers
     health: HealthHandlers
+    money: MoneyHandlers
 
 
 def build(settings: Settings) -> Starlette:
@@ -70,6 +72,7 @@ def build(settings: Settings) -> Starlette:
         StatementHandlers(ledger, redis),
         StripeHandlers(ledger, reader, metrics),
         HealthHandlers(ledger, registry),
+        money_handlers(settings, engine, ledger),
     )
     routes = routes_of(handlers, has_webhook=reader.is_configured)
 
@@ -99,6 +102,7 @@ def routes_of(handlers: Handlers, *, has_webhook: bool) -> list[Route]:
         *_account_routes(handlers.accounts, handlers.grants),
         *_statement_routes(handlers.statements),
         *_stripe_routes(handlers.stripe),
+        *money_routes(handlers.money),
         *_probe_routes(handlers.health),
     ]
     if has_webhook:

@@ -45,6 +45,12 @@ def read_body_as(kind: type[T], value: Any) -> T:
         raise invalid(f"{text.removesuffix('.')}.", _param(text)) from error
 
 
+def set_fields(body: msgspec.Struct) -> dict[str, Any]:
+    """Return the fields of a body that were there, those that are null as None."""
+    fields = msgspec.structs.asdict(body)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+
+
 def read_query(pairs: Sequence[tuple[str, str]], allowed: Collection[str]) -> dict[str, str]:
     """Return the query's parameters. Raises `Refusal` (422) for one unknown or given twice."""
     query: dict[str, str] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -12,6 +12,9 @@ from persistence.database import in_transaction
 from sidecar.errors import ErrorCode, LedgerUnavailable, Refusal
 
 T = TypeVar("T")
+
+LEDGER_AWAY: Final = (LedgerUnavailable, PoolTimeout)
+"""What is raised when Postgres is away, or all connections to it are in use."""
 
 
 class Ledger:
@@ -27,10 +30,13 @@ class Ledger:
         """
         try:
             return in_transaction(self._engine, work)
-        except (LedgerUnavailable, PoolTimeout) as error:
-            raise Refusal(
-                ErrorCode.STORE_UNAVAILABLE, "The ledger cannot be reached now. Send it again."
-            ) from error
+        except LEDGER_AWAY as error:
+            raise ledger_away() from error
+
+
+def ledger_away() -> Refusal:
+    """Return the refusal of what needs a ledger that cannot be reached."""
+    return Refusal(ErrorCode.STORE_UNAVAILABLE, "The ledger cannot be reached now. Send it again.")
 
 
 def account_not_found() -> Refusal:

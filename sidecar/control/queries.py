@@ -8,7 +8,7 @@ from typing import Final
 
 from persistence.reads import Filters, parse_scope
 from sidecar.control.decode import invalid
-from sidecar.domain import MAX_AMOUNT
+from sidecar.domain import MAX_AMOUNT, is_account
 
 PAGING: Final = ("limit", "cursor")
 INSTANTS: Final = ("since_ms", "until_ms")
@@ -29,6 +29,19 @@ def limit(query: Mapping[str, str]) -> int:
 def instant(query: Mapping[str, str], name: str) -> int | None:
     """Return an instant in Unix milliseconds, or None when it is not given."""
     return _integer(query, name, 0, MAX_AMOUNT)
+
+
+def percent(query: Mapping[str, str], name: str) -> int | None:
+    """Return a share in percent, 0 to 100, or None when it is not given."""
+    return _integer(query, name, 0, 100)
+
+
+def account(query: Mapping[str, str]) -> str | None:
+    """Return the account that is asked for, or None."""
+    given = query.get("account")
+    if given is not None and not is_account(given):
+        raise invalid("account must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -.", "account")
+    return given
 
 
 def model(query: Mapping[str, str]) -> str | None:

@@ -53,7 +53,8 @@ class Route:
 
     `body` is the type of the JSON body, `bytes` for the body as it came, None for no body.
     `query` names the parameters that are taken; None takes and ignores any. A probe has threads
-    of its own, so that it is answered while a ledger that hangs keeps all others waiting.
+    of its own, so that it is answered while a ledger that hangs keeps all others waiting. So has
+    what asks Stripe, whose slowness must not keep its webhooks waiting.
     """
 
     method: str
@@ -63,6 +64,7 @@ class Route:
     query: Collection[str] | None = ()
     is_open: bool = False
     is_probe: bool = False
+    asks_stripe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,13 @@ class Gatekeeper:
     metrics: ControlMetrics
     threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(THREADS))
     probe_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+    stripe_threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(8))
+
+    def threads_of(self, route: Route) -> CapacityLimiter:
+        """Return the threads that answer a route."""
+        if route.is_probe:
+            return self.probe_threads
+        return self.stripe_threads if route.asks_stripe else self.threads
 
 
 class Resource:
@@ -122,8 +131,7 @@ class Resource:
         if route.body not in (None, bytes):
             require_json(request.headers.get("content-type"))
         work = partial(_answer, route, request, body)
-        gatekeeper = self._gatekeeper
-        limiter = gatekeeper.probe_threads if route.is_probe else gatekeeper.threads
+        limiter = self._gatekeeper.threads_of(route)
         return await anyio.to_thread.run_sync(work, limiter=limiter)
 
 

@@ -33,6 +33,7 @@ EVENT_COLUMNS: Final = (
     "status",
     "attempts",
     "error",
+    "source",
 )
 
 

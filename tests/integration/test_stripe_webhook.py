@@ -76,6 +76,7 @@ def test_a_delivery_is_stored_before_it_is_answered(control: httpx.Client, engin
         "status": "pending",
         "attempts": 0,
         "error": None,
+        "source": "webhook",
     }
     with engine.connect() as c:
         assert c.scalar(select(stripe_events.c.payload)) == body_of(one).decode()
