@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, or_, select
+from sqlalchemy import Connection, Engine, Select, select
 
 from persistence.plan_tables import allowances
 from persistence.plan_tables import stripe_subscriptions as subscriptions
@@ -66,21 +66,28 @@ class PlanJob:
 
 
 def _due(c: Connection, now_ms: int, failed: set[str]) -> str | None:
-    given = allowances.c
-    is_allowance_due = (
-        select(given.subscription)
-        .where(given.subscription == subscriptions.c.subscription, given.due_ms <= now_ms)
-        .where(given.granted < given.target, given.ended_ms.is_(None))
-        .where(given.expires_ms > now_ms)
-        .exists()
-    )
-    is_grace_over = (subscriptions.c.state == GRACE) & (subscriptions.c.grace_until_ms <= now_ms)
+    """Lock and return a subscription that is due and that no other worker has, if any."""
+    return _grace_over(c, now_ms, failed) or _allowance_due(c, now_ms, failed)
+
+
+def _grace_over(c: Connection, now_ms: int, failed: set[str]) -> str | None:
+    known = subscriptions.c
+    query = select(known.subscription).where(known.state == GRACE, known.grace_until_ms <= now_ms)
+    return _taken(c, query, failed)
+
+
+def _allowance_due(c: Connection, now_ms: int, failed: set[str]) -> str | None:
+    known, given = subscriptions.c, allowances.c
     query = (
-        select(subscriptions.c.subscription)
-        .where(or_(is_grace_over, subscriptions.c.state.in_(RUNNING) & is_allowance_due))
-        .where(subscriptions.c.subscription.not_in(failed))
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        select(known.subscription)
+        .join(allowances, given.subscription == known.subscription)
+        .where(given.granted < given.target, given.ended_ms.is_(None), given.due_ms <= now_ms)
+        .where(given.expires_ms > now_ms, known.state.in_(RUNNING))
     )
-    found: Any = c.scalar(query)
-    return None if found is None else str(found)
+    return _taken(c, query, failed)
+
+
+def _taken(c: Connection, query: Select[Any], failed: set[str]) -> str | None:
+    query = query.where(subscriptions.c.subscription.not_in(failed)).limit(1)
+    found: str | None = c.scalar(query.with_for_update(of=subscriptions, skip_locked=True))
+    return found

@@ -30,8 +30,8 @@ from tests.integration.stripe_inbox import HOUR_MS, Inbox
 
 Story = Generator[None, None, int]
 
-DAY = 86_400
-_TOLD = {*invoices.HANDLERS, *subscriptions.HANDLERS, "invoice.payment_succeeded"}
+TOLD = {*invoices.HANDLERS, *subscriptions.HANDLERS, "invoice.payment_succeeded"}
+"""Types of events that are delivered: those that do something, and one that must not."""
 _DELIVERS = 0.5
 _AGAIN = 0.2
 
@@ -136,7 +136,7 @@ def _run(scenario: Scenario, stage: Stage, account: str, chaos: Chaos) -> int:
         expected = _step(story)
         told = stage.fake.events(after=seen)
         seen += len(told)
-        pending += [one for one in told if one["type"] in _TOLD]
+        pending += [one for one in told if one["type"] in TOLD]
         chaos.dice.shuffle(pending)
         if expected is not None:
             break

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine
 
+from sidecar.billing.inbox import InboxJob
+from sidecar.billing.stripe_api import StripeApi
+from sidecar.metrics import WorkerMetrics
 from tests.integration import fake_stripe
 from tests.integration.fake_stripe import Fake
-from tests.integration.plan_runs import Scenario, Stage, Story, play, stage_of
+from tests.integration.plan_runs import TOLD, Scenario, Stage, Story, play, stage_of
 
 SEEDS = 20
 """Of each scenario; 200 in all."""
@@ -187,3 +193,35 @@ def test_any_order_duplicates_and_crashes_end_alike(
     stage = stage_of(engine, redis_client, fake)
     play(scenario, range(SEEDS), stage)
     assert stage.crashes > 0
+
+
+def test_many_workers_on_the_events_of_many_plans_give_each_once(
+    engine: Engine, redis_client: redis.Redis, fake: Fake
+) -> None:
+    stage = stage_of(engine, redis_client, fake)
+    price = stage.price("rolls", 1_000, rollover_cap=300)
+    accounts = [f"acme-{number}" for number in range(6)]
+    for account in accounts:
+        stage.inbox.make_account(account)
+        stage.renew(stage.subscribe(account, price))
+    stage.inbox.clock.now = fake.state.now() * 1000
+    told = [one for one in fake.events() if one["type"] in TOLD]
+    random.Random(1).shuffle(told)
+    stage.inbox.store(*told, *told)
+    jobs = [
+        InboxJob(
+            engine,
+            WorkerMetrics(CollectorRegistry()),
+            stripe=StripeApi(fake_stripe.KEY, fake.url),
+            now_ms=stage.inbox.clock,
+        )
+        for _ in range(4)
+    ]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        list(pool.map(lambda job: job.run_once(), jobs))
+    stage.inbox.run()
+    assert set(stage.inbox.statuses()) <= {"applied", "ignored"}
+    stage.world.sender.run_once()
+    stage.world.flush()
+    assert [stage.inbox.ledger(account) for account in accounts] == [1_300] * 6
+    stage.world.assert_sound()

@@ -10,6 +10,10 @@ from sqlalchemy import Engine
 from sidecar.billing import plans
 from sidecar.domain import MAX_AMOUNT
 from sidecar.errors import Refusal
+from tests.integration.plan_objects import invoice, subscription
+from tests.integration.plan_world import Shelf
+from tests.integration.stripe_events import event
+from tests.integration.stripe_inbox import HOUR_MS, Inbox
 
 PRICE = "price_pro"
 NEW = {
@@ -86,6 +90,24 @@ def test_a_price_that_is_no_id_is_refused(engine: Engine) -> None:
     with pytest.raises(Refusal) as refused:
         put(engine, price="price 1", allowance=1)
     assert refused.value.param == "stripe_price"
+
+
+def test_events_that_failed_for_want_of_a_plan_are_due_when_it_is_made(engine: Engine) -> None:
+    shelf: Any = Shelf()
+    shelf.put(subscription())
+    inbox = Inbox(engine, shelf)
+    inbox.make_account()
+    inbox.store(event("invoice.paid", invoice()), event("invoice.paid", invoice("in_2", [])))
+    while inbox.statuses() != ["dead", "applied"]:
+        inbox.run()
+        inbox.clock.now += HOUR_MS
+    put(engine, "price_other", now_ms=inbox.clock(), allowance=5)
+    assert inbox.statuses() == ["dead", "applied"]
+
+    put(engine, "price_pro", now_ms=inbox.clock(), allowance=500)
+    inbox.run()
+    assert inbox.statuses() == ["applied", "applied"]
+    assert inbox.ledger() == 500
 
 
 def test_plans_are_listed_newest_first_page_by_page(engine: Engine) -> None:
