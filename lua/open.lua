@@ -9,6 +9,7 @@
 -- ARGV[5] overdraft  integer  microcredits that may be spent beyond what is available
 -- ARGV[6] reason     text     why it has that status, for the one who is refused; may be missing
 -- ARGV[7] allowance  integer  microcredits it may use while Redis is away; may be missing
+-- ARGV[8] mark       integer  microcredits; with less it has run low; 0 for none; may be missing
 --
 -- Returns {status, ...}, the first status that applies:
 --   fenced    the account is of a newer epoch, or the epoch's stream is not there: this Redis, or
@@ -18,7 +19,7 @@
 --   applied   the account is there, with nothing available
 
 local gen, refill_no, status, overdraft = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local reason, allowance = ARGV[6] or '', ARGV[7] or 0
+local reason, allowance, mark = ARGV[6] or '', ARGV[7] or 0, ARGV[8] or 0
 
 local refusal = load_account()
 if call('EXISTS', stream_key) == 0 then
@@ -42,5 +43,5 @@ call('HSET', account_key,
   'epoch', epoch, 'gen', gen, 'refill_no', refill_no, 'seq', 0, 'status', status,
   'overdraft', overdraft, 'available', 0, 'held', 0, 'pool', 0, 'pool_held', 0,
   'head', '', 'head_left', 0, 'day', 0, 'reason', reason, 'next_expiry', int(NEVER),
-  'allowance', allowance)
+  'allowance', allowance, 'mark', mark, 'rung', 0)
 return { 'applied' }

@@ -10,7 +10,8 @@
 -- KEYS[6] sweep_key    zset    of the shard: account by the instant of its next expiry, ms
 -- KEYS[7] answers_even hash    ids of even days -> packed record: the first answers, for replays
 -- KEYS[8] answers_odd  hash    the same of odd days
--- KEYS[9] stream_key   stream  of the shard: events for the ledger, one packed field `e`
+-- KEYS[9] stream_key   stream  of the shard: events for the ledger, one packed field `e`; and when
+--                              an account has run low, its name in the field `r`
 -- ARGV[1] epoch        integer the shard's epoch, as the caller knows it
 --
 -- Every script answers an array, first its status. These three come before all others:
@@ -42,7 +43,7 @@ local EXTENDED = 16
 
 local FIELDS = {
   'seq', 'refill_no', 'available', 'held', 'overdraft', 'next_expiry', 'head_left', 'pool',
-  'pool_held', 'day', 'gen', 'allowance',
+  'pool_held', 'day', 'gen', 'allowance', 'mark', 'rung',
 }
 local USAGE = { settle = true, debit = true, refund = true }
 local call = redis.call
@@ -106,9 +107,26 @@ local function may_spend()
   return account.status ~= 'suspended' and account.status ~= 'closed'
 end
 
+-- Tells the ledger that the account has fallen below its mark, or has nothing left: of each once,
+-- until it is above again. Refills to an account with nothing do not tell: others may follow.
+local function ring()
+  local available, was = account.available, before.available
+  local level = available <= 0 and 2 or available < account.mark and 1 or 0
+  local is_call = account.refill_no == before.refill_no
+  if level == 0 then
+    account.rung = 0
+  elseif level > account.rung and available < was and (was > 0 or is_call) then
+    account.rung = level
+    call('XADD', stream_key, '*', 'r', account.name)
+  end
+end
+
 -- Writes what has changed of the account, and returns the answer. Every way out leads through here.
 local function finish(answer)
   local changed = {}
+  if account.available ~= before.available then
+    ring()
+  end
   for _, name in ipairs(FIELDS) do
     if account[name] ~= before[name] then
       changed[#changed + 1] = name

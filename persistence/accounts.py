@@ -21,7 +21,10 @@ from sidecar.keys import shard_of
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """One account. `ledger` is what the ledger says is left: un-lent, and lent but not spent."""
+    """One account. `ledger` is what the ledger says is left: un-lent, and lent but not spent.
+
+    `status` is what it may do, `operator_status` what operators decided of that.
+    """
 
     account: str
     account_no: int
@@ -41,6 +44,11 @@ class AccountRow:
     operator_reason: str | None
     top_up_threshold: int | None
     ledger: int
+
+    @property
+    def mark(self) -> int:
+        """With less than this available it has run low, in microcredits; 0 when it never does."""
+        return max(self.low_balance_threshold or 0, self.top_up_threshold or 0)
 
 
 CHANGEABLE: Final = frozenset(
@@ -98,6 +106,23 @@ def set_operator_status(
     if (before.operator_status, before.operator_reason) != (status, reason):
         change = {"operator_status": status.value, "operator_reason": reason}
         _update(connection, account, change)
+
+
+def set_top_up_threshold(connection: Connection, account: str, threshold: int | None) -> AccountRow:
+    """Set below how many microcredits the account is topped up; return it as it now is.
+
+    None when it is not. Raises `AccountUnknown`, and `Refusal` (422) for a value out of range.
+    """
+    if not 0 <= (threshold or 0) <= MAX_AMOUNT:
+        raise Refusal(ErrorCode.INVALID_REQUEST, "0 … 2^53-1.", param="threshold")
+    before = _locked(connection, account)
+    if before.top_up_threshold == threshold:
+        return before
+    _update(connection, account, {"top_up_threshold": threshold})
+    after = _locked(connection, account)
+    if after.mark != before.mark:
+        add_refill(connection, account, RefillKind.STATUS, 0, _settings_of(after))
+    return after
 
 
 def get_account(
@@ -165,6 +190,7 @@ def _settings_of(row: AccountRow) -> dict[str, Any]:
         "overdraft": row.overdraft_limit,
         "reason": row.status_reason or "",
         "allowance": row.outage_allowance,
+        "mark": row.mark,
     }
 
 

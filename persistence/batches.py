@@ -17,6 +17,7 @@ from persistence.posting import Posted, Posting
 from persistence.recovery import Cause, Drained, finish_drains, hand_in
 from persistence.streams import Reading, sorted_out
 from persistence.tables import flush_batches
+from persistence.watching import watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,10 @@ def take_shard(connection: Connection, shard: int) -> Shard:
 def write_batch(
     connection: Connection, state: Shard, reading: Reading, *, is_short: bool
 ) -> Flushed:
-    """Post a batch, chain it to the one before, and count the journals that are in with it."""
+    """Post a batch, chain it to the one before, and do what its other entries say.
+
+    They say whose journals are in, and who has run low.
+    """
     key = BatchKey(state.shard, state.last_batch + 1, now_ms())
     batch = sorted_out(reading.entries)
     posted = Posting(connection, key).post(batch.events) if batch.events else Posted()
@@ -81,6 +85,8 @@ def write_batch(
     if sidecars:
         flushed.marks = hand_in(connection, state.shard, state.epoch, sidecars)
         flushed.drained = finish_drains(connection, [state.shard])
+    # Last: what others lock for a look must not keep what was locked here waiting for long.
+    watch(connection, batch.rings, key.at_ms)
     return flushed
 
 

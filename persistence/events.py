@@ -16,6 +16,9 @@ FIELD: Final = b"e"
 MARK_FIELD: Final = b"h"
 """The one field of a stream entry that says that a sidecar's journal is handed in."""
 
+RING_FIELD: Final = b"r"
+"""The one field of a stream entry that says that an account has run low."""
+
 VERSION: Final = 1
 
 LATE: Final = 1

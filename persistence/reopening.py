@@ -186,6 +186,7 @@ def _reopening(row: sa.Row[Any]) -> _Reopening:
             "overdraft": int(row.overdraft_limit),
             "reason": row.status_reason or "",
             "allowance": int(row.outage_allowance),
+            "mark": int(row.mark),
         },
         available_no=row.available_no,
         lent_no=row.lent_no,

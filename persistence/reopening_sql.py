@@ -52,8 +52,9 @@ LOCK_BALANCES: Final = sa.text(
 
 SUPERSEDED: Final = sa.text(
     """
-    SELECT a.account, a.status, a.status_reason, a.overdraft_limit, a.outage_allowance, g.gen,
-        s.epoch, g.available_no, g.lent_no, l.balance AS lent_balance,
+    SELECT a.account, a.status, a.status_reason, a.overdraft_limit, a.outage_allowance,
+        greatest(a.low_balance_threshold, a.top_up_threshold, 0) AS mark, g.gen, s.epoch,
+        g.available_no, g.lent_no, l.balance AS lent_balance,
         v.balance AS available_balance
     FROM accounts a
     JOIN generations g ON g.account = a.account AND g.gen = a.generation

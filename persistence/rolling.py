@@ -39,7 +39,7 @@ def roll_grants(
     `keep`; after a lost Redis the `group` is held to its `keep` again. Raises `AccountUnknown`.
     """
     assert 0 <= keep <= MAX_AMOUNT, "what is kept is an amount or nothing"
-    assert 0 <= expires_at_ms, "an expiry is Unix time in ms"
+    assert expires_at_ms >= 0, "an expiry is Unix time in ms"
     if get_account(connection, account, for_update=True) is None:
         raise AccountUnknown(account)
     values = {

@@ -11,10 +11,11 @@ import redis
 from redis.exceptions import ResponseError
 
 from persistence.errors import BadEvent, RedisChanged
-from persistence.events import FIELD, MARK_FIELD, decode_event
+from persistence.events import FIELD, MARK_FIELD, RING_FIELD, decode_event
 from persistence.fences import RedisProcess, ask_process, process_of
 from persistence.letters import DeadLetter, Entry
 from sidecar import keys
+from sidecar.domain import is_account
 from sidecar.nodes import RedisNodes
 
 RawEntry = tuple[bytes, list[bytes]]
@@ -31,10 +32,14 @@ class Reading:
 
 @dataclass(slots=True)
 class Batch:
-    """What the entries are: events, marks of sidecars whose journals are in, and the rest."""
+    """What the entries are: events, marks of sidecars whose journals are in, and the rest.
+
+    `rings` are accounts that have run low.
+    """
 
     events: list[Entry] = field(default_factory=list)
     marks: list[tuple[UUID, int]] = field(default_factory=list)
+    rings: set[str] = field(default_factory=set)
     unreadable: list[DeadLetter] = field(default_factory=list)
 
 
@@ -93,11 +98,13 @@ def sorted_out(entries: Sequence[RawEntry]) -> Batch:
     """Return the entries by what they are, each kind in its order."""
     batch = Batch()
     for id, fields in entries:
-        is_known = len(fields) == 2 and fields[0] in (FIELD, MARK_FIELD)
+        is_known = len(fields) == 2 and fields[0] in (FIELD, MARK_FIELD, RING_FIELD)
         raw = fields[1] if is_known else b"\0".join(fields)
         try:
             if is_known and fields[0] == MARK_FIELD:
                 batch.marks.append(_mark(raw))
+            elif is_known and fields[0] == RING_FIELD:
+                batch.rings.add(_ring(raw))
             else:
                 batch.events.append((id.decode(), raw, decode_event(raw)))
         except BadEvent as error:
@@ -113,3 +120,11 @@ def _mark(raw: bytes) -> tuple[UUID, int]:
         return UUID(id), int(epoch)
     except ValueError as error:
         raise BadEvent("not the mark of a sidecar") from error
+
+
+def _ring(raw: bytes) -> str:
+    """Return the account that has run low."""
+    account = raw.decode(errors="replace")
+    if not is_account(account):
+        raise BadEvent("not the name of an account")
+    return account

@@ -56,8 +56,8 @@ class Operation(StrEnum):
     """What an event in the usage stream records.
 
     `settle`, `debit` and `refund` are usage events. The others move credits without usage:
-    `expire` ends what is left of a grant, `cover` pays an earlier overdraft from a grant,
-    `take` is a negative adjustment carried out.
+    `expire` ends what is left of a grant, or what of it is not carried over, `cover` pays an
+    earlier overdraft from a grant, `take` is a negative adjustment or a claw-back carried out.
     """
 
     SETTLE = "settle"

@@ -8,7 +8,15 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from persistence.accounts import AccountRow, get_account, list_accounts, put_account, set_status
+from persistence.accounts import (
+    AccountRow,
+    get_account,
+    list_accounts,
+    put_account,
+    set_operator_status,
+    set_status,
+    set_top_up_threshold,
+)
 from persistence.errors import AccountUnknown, GrantConflict, TotalExceeded
 from persistence.grants import GrantRequest, add_adjustment, add_grant
 from persistence.reads import grant_rows, transfer_rows
@@ -36,7 +44,7 @@ def test_a_new_account_has_a_generation_and_its_opening_refill(world: World) -> 
     world.put("acme", name="Acme", overdraft_limit=5)
     row = account_of(world)
     assert (row.name, row.overdraft_limit, row.generation, row.ledger) == ("Acme", 5, 1, 0)
-    payload = {"status": "active", "overdraft": 5, "reason": "", "allowance": 0}
+    payload = {"status": "active", "overdraft": 5, "reason": "", "allowance": 0, "mark": 0}
     assert world.sql("SELECT kind, payload FROM refills") == [("open", payload)]
 
 
@@ -50,8 +58,44 @@ def test_absent_fields_stay_and_null_clears(world: World) -> None:
 
 def test_a_change_that_redis_need_not_know_is_no_refill(world: World) -> None:
     world.put("acme")
-    world.put("acme", name="Acme", low_balance_threshold=9)
+    world.put("acme", name="Acme", stripe_customer="cus_1")
+    world.run(lambda c: set_operator_status(c, "acme", AccountStatus.SUSPENDED, "chargeback"))
     assert refills(world) == [(1, "open")]
+
+
+def test_what_an_operator_decided_is_written_down(world: World) -> None:
+    world.put("acme")
+    world.run(lambda c: set_operator_status(c, "acme", AccountStatus.CLOSED, "left"))
+    row = account_of(world)
+    assert (row.operator_status, row.operator_reason) == (AccountStatus.CLOSED, "left")
+    assert (row.status, row.status_reason) == (AccountStatus.ACTIVE, None)
+
+
+def test_the_mark_is_the_higher_threshold_and_is_sent_when_it_changes(world: World) -> None:
+    account = world.funded(low_balance_threshold=40)
+    assert account.number("mark") == 40
+    for threshold, mark in ((30, 40), (70, 70), (70, 70), (None, 40)):
+        row = world.run(lambda c, t=threshold: set_top_up_threshold(c, "acme", t))  # type: ignore[misc]
+        assert (row.top_up_threshold, row.mark) == (threshold, mark)
+        world.sender.run_once()
+        assert account.number("mark") == mark
+    assert refills(world)[2:] == [(3, "status"), (4, "status")]
+    world.put("acme", low_balance_threshold=None)
+    world.sender.run_once()
+    assert account.number("mark") == 0
+    assert refills(world)[-1] == (5, "status")
+
+
+@pytest.mark.parametrize("threshold", [-1, MAX_AMOUNT + 1])
+def test_a_threshold_out_of_range_is_refused(world: World, threshold: int) -> None:
+    world.put("acme")
+    with pytest.raises(Refusal):
+        world.run(lambda c: set_top_up_threshold(c, "acme", threshold))
+
+
+def test_an_account_that_does_not_exist_has_no_threshold(world: World) -> None:
+    with pytest.raises(AccountUnknown):
+        world.run(lambda c: set_top_up_threshold(c, "acme", 1))
 
 
 def test_what_an_account_may_use_while_redis_is_away_is_sent_to_it(world: World) -> None:

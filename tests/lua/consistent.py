@@ -34,6 +34,7 @@ def check_consistent(account: Account, *, is_covered: bool = True) -> None:
     _check_records(account)
     _check_expiry(account)
     _check_events(account)
+    _check_rung(account)
     _check_conservation(account)
 
 
@@ -111,6 +112,16 @@ def _check_events(account: Account) -> None:
         assert (event.version, event.gen) == (1, account.number("gen"))
         assert sum(event.parts().values()) == event.amount, f"allocations do not sum up: {event}"
         assert 0 not in event.parts().values(), f"an empty allocation: {event}"
+
+
+def _check_rung(account: Account) -> None:
+    rung, available = account.number("rung"), account.number("available")
+    assert rung in (0, 1, 2)
+    if available >= max(account.number("mark"), 1):
+        assert rung == 0, "it has not run low, but would not tell when it does"
+    if rung == 0:
+        return
+    assert account.rings() > 0, "it has told nothing"
 
 
 def _check_conservation(account: Account) -> None:

@@ -187,10 +187,11 @@ class Account:
         reason: str = "",
         gen: int | None = None,
         allowance: int = 0,
+        mark: int = 0,
     ) -> Reply:
         """Open the generation, in an epoch that has begun."""
         begin_stream(self.redis, self.keys[8])
-        return self.call("open", gen or self.gen, 1, status, overdraft, reason, allowance)
+        return self.call("open", gen or self.gen, 1, status, overdraft, reason, allowance, mark)
 
     def refill(
         self, verb: str, *args: Argument, refill_no: int | None = None, gen: int | None = None
@@ -237,11 +238,12 @@ class Account:
         reason: str = "",
         *,
         allowance: int = 0,
+        mark: int = 0,
         refill_no: int | None = None,
         gen: int | None = None,
     ) -> Reply:
-        """Set status, overdraft and allowance."""
-        args = (status, overdraft, reason, allowance)
+        """Set status, overdraft, allowance and mark."""
+        args = (status, overdraft, reason, allowance, mark)
         return self.refill("status", *args, refill_no=refill_no, gen=gen)
 
     def restore(
@@ -362,8 +364,14 @@ class Account:
     def events(self) -> list[Event]:
         """Return the events of this account in the stream, oldest first."""
         entries = self.redis.xrange(self.keys[8])
-        all_events = [Event(*msgspec.msgpack.decode(entry[b"e"])) for _, entry in entries]
+        packed = [entry[b"e"] for _, entry in entries if b"e" in entry]
+        all_events = [Event(*msgspec.msgpack.decode(event)) for event in packed]
         return [event for event in all_events if event.account == self.name]
+
+    def rings(self) -> int:
+        """Return how often this account has told that it has run low."""
+        entries = self.redis.xrange(self.keys[8])
+        return sum(entry == {b"r": self.name.encode()} for _, entry in entries)
 
     def dump(self) -> dict[str, tuple[bytes | None, int]]:
         """Return everything that Redis has, key by key, with the instant at which a key goes."""

@@ -29,12 +29,16 @@ do: Final = _Steps()
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """The account after a call, and the events that the call wrote. `left` names every grant."""
+    """The account after a call, and the events that the call wrote. `left` names every grant.
+
+    `rings` is how often it told that the account has run low; None: no matter.
+    """
 
     available: int
     held: int = 0
     left: Mapping[int, int] | None = None
     events: Sequence[Charge] = ()
+    rings: int | None = None
 
 
 UNCHANGED: Final = None
@@ -61,7 +65,7 @@ class Row:
         for step in self.before:
             step(account)
         check_consistent(account, is_covered=self.is_covered)
-        dump, seq = account.dump(), len(account.events())
+        dump, seq, rung = account.dump(), len(account.events()), account.rings()
         reply = self.call(account)
         assert reply == self.reply
         if self.after is None:
@@ -69,6 +73,8 @@ class Row:
             return
         check_consistent(account, is_covered=self.is_covered)
         _compare(account, self.after, account.events()[seq:])
+        if self.after.rings is not None:
+            assert account.rings() - rung == self.after.rings
         if self.replays:
             dump = account.dump()
             assert self.call(account) == [reply[0], 1, *reply[2:]]
