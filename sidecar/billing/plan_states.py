@@ -26,7 +26,7 @@ from persistence.tables import accounts
 from sidecar.billing import access, allowances
 from sidecar.billing.alerts import AlertKind, raise_alert
 from sidecar.billing.errors import EventNotUnderstood
-from sidecar.billing.periods import PaidLine, periods_of
+from sidecar.billing.periods import PaidLine, Period, periods_of
 
 ACTIVE: Final = "active"
 GRACE: Final = "grace"
@@ -83,20 +83,27 @@ def settle(c: Connection, subscription: str, now_ms: int) -> None:
         _tell(c, row, state, grace_until_ms, now_ms)
 
 
-def _periods(c: Connection, row: RowMapping) -> list[Any]:
+def _periods(c: Connection, row: RowMapping) -> list[Period]:
     query = select(stripe_invoices.c.lines).where(
         stripe_invoices.c.subscription == row["subscription"], stripe_invoices.c.is_paid
     )
     lines = [PaidLine(**line) for found in c.scalars(query) for line in found]
-    return periods_of(lines, _ceilings(c, row["items"])) if lines else []
+    return periods_of(lines, _ceilings(c, row["items"], lines)) if lines else []
 
 
-def _ceilings(c: Connection, items: list[dict[str, Any]]) -> dict[str, int]:
+def _ceilings(c: Connection, items: list[dict[str, Any]], lines: list[PaidLine]) -> dict[str, int]:
+    """Return what each item has now, for a whole period: by what its plan said when it was paid.
+
+    The plan as it is now says it of a price that was never paid.
+    """
     query = select(plans.c.stripe_price, plans.c.allowance).where(
         plans.c.stripe_price.in_([item["price"] for item in items])
     )
-    by_price = {price: int(allowance) for price, allowance in c.execute(query)}
-    return {item["item"]: by_price.get(item["price"], 0) * item["quantity"] for item in items}
+    units = {price: int(allowance) for price, allowance in c.execute(query)}
+    for line in sorted(lines, key=lambda line: line.paid_ms):
+        if line.quantity and not line.is_trial:
+            units[line.price] = line.full // line.quantity
+    return {item["item"]: units.get(item["price"], 0) * item["quantity"] for item in items}
 
 
 def _grace_until_ms(known: list[allowances.Allowance], now_ms: int) -> int | None:

@@ -342,6 +342,30 @@ def test_a_paid_year_gives_the_first_month_at_once_and_each_later_one_when_it_is
     yearly.world.assert_sound()
 
 
+def test_a_plan_that_gives_less_from_now_on_gives_a_paid_year_what_it_was_paid_for(
+    yearly: PlanWorld,
+) -> None:
+    yearly.plan("price_year", allowance=1)
+    yearly.clock.now += 40 * DAY_MS
+    assert (yearly.job.run_once(), yearly.ledger()) == (1, 100)
+
+
+def test_a_smaller_quantity_counts_from_the_next_month_on_without_any_invoice(
+    plans: PlanWorld,
+) -> None:
+    plans.plan("price_year", allowance=100, allowance_interval="month")
+    one = item(price="price_year", current_period_end=START + YEAR, quantity=3)
+    plans.stripe.put(subscription(items=[one]))
+    plans.paid(year(quantity=3))
+    plans.updated(subscription(items=[one | {"quantity": 2}]))
+    assert plans.ledger() == 300
+    plans.clock.now += 40 * DAY_MS
+    assert (plans.job.run_once(), plans.ledger()) == (1, 200)
+    plans.updated(subscription(items=[one | {"quantity": 9}]))
+    plans.clock.now += 30 * DAY_MS
+    assert (plans.job.run_once(), plans.ledger()) == (1, 300)
+
+
 def test_no_month_is_given_while_the_plan_is_suspended(yearly: PlanWorld) -> None:
     one = item(price="price_year", current_period_end=START + YEAR)
     yearly.updated(subscription(items=[one], status="unpaid"))
