@@ -14,7 +14,7 @@ for line in io.lines("lua/prelude.lua") do
 end
 local verbs = {
   "balance", "debit", "expire", "extend", "grant", "hold", "open", "refund", "release", "restore",
-  "settle", "status", "take",
+  "roll", "settle", "status", "take",
 }
 for _, verb in ipairs(verbs) do
   files["lua/" .. verb .. ".lua"].globals = prelude

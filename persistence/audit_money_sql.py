@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-_MINUTE_AGO: Final = "extract(epoch FROM clock_timestamp()) * 1000 - 60000"
+MINUTE_AGO: Final = "extract(epoch FROM clock_timestamp()) * 1000 - 60000"
 
-# What a payment gave, all that was given back of it included, less all that was clawed back.
+# What a payment gave, all that was given back of it included, less all that was clawed back. What
+# is given back of that is a grant again, so there are never less grants than the first.
 TOP_UPS_ARE_PAYMENTS: Final = f"""
 SELECT p.payment_intent, p.account, p.is_paid, p.credits, p.granted, p.clawed_back,
     coalesce(g.sum, 0) AS given, coalesce(t.sum, 0) AS taken
@@ -24,8 +25,8 @@ LEFT JOIN (
     GROUP BY account, reference) AS t
     ON t.account = p.account AND t.reference = p.payment_intent
 WHERE p.granted - p.clawed_back <> coalesce(g.sum, 0) - coalesce(t.sum, 0)
-    OR (p.granted > 0 AND NOT p.is_paid)
-    OR (p.is_paid AND p.granted <> p.credits AND p.updated_ms < {_MINUTE_AGO})
+    OR coalesce(g.sum, 0) < p.granted OR (p.granted > 0 AND NOT p.is_paid)
+    OR (p.is_paid AND p.granted <> p.credits AND p.updated_ms < {MINUTE_AGO})
 UNION ALL
 SELECT t.reference, t.account, NULL, NULL, NULL, NULL, NULL, t.amount
 FROM transfers t
@@ -34,12 +35,13 @@ WHERE t.kind = 'clawback' AND NOT EXISTS (
     WHERE p.payment_intent = t.reference AND p.account = t.account)
 """
 
+# A grant beyond the last posting is found too.
 ALLOWANCES_ARE_GRANTS: Final = """
 SELECT a.subscription_item, a.starts_ms, a.account, a.granted, coalesce(g.sum, 0) AS given
 FROM allowances a
 LEFT JOIN LATERAL (
     SELECT sum(g.amount) AS sum
-    FROM generate_series(1, a.postings) AS n
+    FROM generate_series(1, a.postings + 1) AS n
     JOIN grants g ON g.account = a.account AND g.category = 'allowance'
         AND g.id = a.subscription_item || ':' || a.starts_ms || ':' || n) AS g ON true
 WHERE a.granted <> coalesce(g.sum, 0)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from persistence.audit_money_sql import MONEY_LINES
+from persistence.audit_money_sql import MINUTE_AGO, MONEY_LINES
 from persistence.chain import RECOMPUTE
-
-_MINUTE_AGO: Final = "extract(epoch FROM clock_timestamp()) * 1000 - 60000"
 
 _ALLOCATED: Final = """
     SELECT e.account, e.generation, e.operation, e.allocations[2 * i - 1] AS grant_no,
@@ -44,6 +42,13 @@ FROM transfers t
 WHERE t.kind IN ('grant', 'adjustment')
     AND NOT EXISTS (SELECT FROM grants g WHERE g.transfer = t.id)
     AND NOT EXISTS (SELECT FROM adjustments a WHERE a.transfer = t.id)
+UNION ALL
+SELECT t.account, t.id::text, 'claw-back from or to another place'
+FROM transfers t
+JOIN ledger_accounts d ON d.no = t.debit_account
+JOIN ledger_accounts c ON c.no = t.credit_account
+WHERE t.kind = 'clawback' AND (c.name <> 'source:paid' OR t.account IS NULL
+    OR d.name <> 'available:' || t.account)
 """
 
 GRANTED_TOTALS: Final = """
@@ -222,14 +227,14 @@ SELECT g.account, g.gen, min(r.noticed_ms) AS since_ms
 FROM shards s
 JOIN generations g ON g.shard = s.shard AND g.state <> 'closed' AND g.epoch < s.epoch
 JOIN recoveries r ON r.shard = g.shard AND r.epoch > g.epoch
-GROUP BY g.account, g.gen HAVING min(r.noticed_ms) < {_MINUTE_AGO}
+GROUP BY g.account, g.gen HAVING min(r.noticed_ms) < {MINUTE_AGO}
 """
 
 NO_SHARD_IS_AWAY_TOO_LONG: Final = f"""
 SELECT s.shard, s.epoch, s.state, coalesce(s.cause, r.cause) AS cause, r.noticed_ms
 FROM shards s LEFT JOIN recoveries r ON r.shard = s.shard AND r.epoch = s.epoch
 WHERE s.epoch > 0 AND (s.state = 'suspect' OR (
-    (s.state <> 'open' OR NOT s.is_fenced) AND coalesce(r.noticed_ms, 0) < {_MINUTE_AGO}))
+    (s.state <> 'open' OR NOT s.is_fenced) AND coalesce(r.noticed_ms, 0) < {MINUTE_AGO}))
 """
 
 JOURNALS_ARE_CONFIRMED: Final = f"""
@@ -237,7 +242,7 @@ SELECT c.name AS sidecar, c.id, count(*) AS shards, min(d.created_ms) AS since_m
 FROM drains d
 JOIN shards s ON s.shard = d.shard AND s.epoch = d.epoch
 JOIN sidecars c ON c.id = d.sidecar
-WHERE d.handed_in_ms IS NULL AND d.created_ms < {_MINUTE_AGO}
+WHERE d.handed_in_ms IS NULL AND d.created_ms < {MINUTE_AGO}
 GROUP BY c.id
 """
 
@@ -255,7 +260,7 @@ WHERE s.state = 'open'
 """
 
 NO_SIDECAR_IS_SILENT: Final = f"""
-SELECT name, id, seen_ms FROM sidecars WHERE state = 'alive' AND seen_ms < {_MINUTE_AGO}
+SELECT name, id, seen_ms FROM sidecars WHERE state = 'alive' AND seen_ms < {MINUTE_AGO}
 """
 
 LINES: Final = (

@@ -103,11 +103,31 @@ INSERT INTO transfers (at_ms, debit_account, credit_account, amount, kind, refer
 SELECT 1, d.no, c.no, 1, 'clawback', 'pi_9', 'acme' FROM ledger_accounts d, ledger_accounts c
 WHERE d.name = 'available:acme' AND c.name = 'source:paid'
 """
+_CLAWED_BACK_ELSEWHERE = """
+INSERT INTO transfers (at_ms, debit_account, credit_account, amount, kind, reference, account)
+SELECT 1, d.no, c.no, 1, 'clawback', 'pi_1', 'acme' FROM ledger_accounts d, ledger_accounts c
+WHERE d.name = '{debit}' AND c.name = '{credit}'
+"""
+_MORE_GRANTED_AND_CLAWED_BACK_IN_NAME = f"""
+UPDATE grants SET reference = 'pi_1' WHERE id = 'g1';
+{_PAYMENT.format(is_paid=True, granted=1000)};
+UPDATE stripe_payments SET clawed_back = 10, granted = 1010, credits = 1010
+"""
 _ALLOWED_IN_NAME = """
 INSERT INTO allowances (subscription_item, starts_ms, account, subscription, stripe_price, quantity,
     ends_ms, expires_ms, due_ms, rollover_cap, target, granted, postings, invoice, created_ms,
     updated_ms)
 VALUES ('si_1', 1, 'acme', 'sub_1', 'price_1', 1, 2, 2, 1, 0, 10, 10, 1, 'in_1', 1, 1)
+"""
+_ALLOWED_TOO_OFTEN = f"""
+{_ALLOWED_IN_NAME};
+UPDATE allowances SET granted = 0, postings = 0;
+UPDATE grants SET category = 'allowance', id = 'si_1:1:1' WHERE id = 'g1'
+"""
+_ALLOWED_TO_ANOTHER = f"""
+{_ALLOWED_IN_NAME};
+UPDATE allowances SET account = 'other', granted = 1000, target = 1000;
+UPDATE grants SET category = 'allowance', id = 'si_1:1:1' WHERE id = 'g1'
 """
 _SUSPENDED = "UPDATE ledger_accounts SET balance = balance + 1 WHERE kind = 'suspense'"
 _DEAD_LETTER = """
@@ -159,7 +179,14 @@ _CHANGES = [
     (_GRANTED_WITHOUT_PAYMENT, "top_ups_are_payments"),
     (_CLAWED_BACK_IN_NAME, "top_ups_are_payments"),
     (_CLAWED_BACK_FROM_NOBODY, "top_ups_are_payments"),
+    (_MORE_GRANTED_AND_CLAWED_BACK_IN_NAME, "top_ups_are_payments"),
+    (_CLAWED_BACK_ELSEWHERE.format(debit="available:acme", credit="source:promo"),
+     "grants_have_sources"),
+    (_CLAWED_BACK_ELSEWHERE.format(debit="spent:acme", credit="source:paid"),
+     "grants_have_sources"),
     (_ALLOWED_IN_NAME, "allowances_are_grants"),
+    (_ALLOWED_TOO_OFTEN, "allowances_are_grants"),
+    (_ALLOWED_TO_ANOTHER, "allowances_are_grants"),
     (_SUSPENDED, "suspense_is_empty"),
     (_DEAD_LETTER, "no_dead_letters"),
     (_OVERSPENT, "not_overspent"),
