@@ -17,8 +17,10 @@ from persistence.stripe_tables import control_actions, stripe_events
 from sidecar.billing.inbox import InboxJob
 from sidecar.dev.fake_stripe.app import build
 from sidecar.dev.fake_stripe.delivery import Delivery
+from sidecar.errors import SettingsError
 from sidecar.kinds import Secret
 from sidecar.metrics import WorkerMetrics
+from sidecar.settings import Settings
 from tests.integration.control_client import WEBHOOK_SECRET, control_listener, error_of, refused
 from tests.integration.listener import served
 from tests.integration.meter_server import eventually
@@ -122,6 +124,65 @@ def test_what_is_not_from_stripe_is_a_400_and_not_stored(
     metrics = control.get("/metrics").text
     for outcome in ("bad_signature", "stale", "unparsable", "thin"):
         assert f'credits_stripe_webhooks_total{{outcome="{outcome}"}}' in metrics
+
+
+def deliveries() -> list[tuple[str, bytes, dict[str, str], str]]:
+    """Return what may be delivered: a name, the body, its headers, and what becomes of it."""
+    one = body_of(payment_succeeded())
+    thin = body_of({"object": "v2.core.event", "id": "evt_1", "type": "v1.x"})
+    return [
+        ("fresh", one, signed(one), "stored"),
+        ("nearly stale", one, signed(one, age_seconds=280), "duplicate"),
+        ("nearly from the future", one, signed(one, age_seconds=-280), "duplicate"),
+        ("the next secret", one, signed(one, "whsec_next"), "duplicate"),
+        ("stale", one, signed(one, age_seconds=600), "stale"),
+        ("from the future", one, signed(one, age_seconds=-600), "stale"),
+        ("from far in the future", one, signed(one, age_seconds=-(10**8)), "stale"),
+        ("another secret", one, signed(one, "whsec_other"), "bad_signature"),
+        ("no secret", one, signed(one, ""), "bad_signature"),
+        ("no signature", one, {}, "bad_signature"),
+        ("tampered", one.replace(b"acme", b"evil"), signed(one), "bad_signature"),
+        ("one byte less", one[:-1], signed(one), "bad_signature"),
+        ("not UTF-8", b'{"id": "\xff"}', signed(b'{"id": "\xff"}'), "unparsable"),
+        ("no JSON", b"id=evt_1", signed(b"id=evt_1"), "unparsable"),
+        ("no event", b"{}", signed(b"{}"), "unparsable"),
+        ("no object", b"[]", signed(b"[]"), "unparsable"),
+        ("thin", thin, signed(thin), "thin"),
+    ]
+
+
+def test_every_delivery_is_counted_by_what_became_of_it(
+    control: httpx.Client, engine: Engine
+) -> None:
+    for name, payload, headers, outcome in deliveries():
+        before = _counted(control, outcome)
+        response = control.post(PATH, content=payload, headers=headers)
+        is_taken = outcome in ("stored", "duplicate")
+        assert response.status_code == (200 if is_taken else 400), name
+        assert _counted(control, outcome) == before + 1, name
+    assert stored(engine) == 1
+
+
+def _counted(control: httpx.Client, outcome: str) -> float:
+    start = f'credits_stripe_webhooks_total{{outcome="{outcome}"}} '
+    lines = control.get("/metrics").text.splitlines()
+    return sum(float(line.removeprefix(start)) for line in lines if line.startswith(start))
+
+
+def test_a_header_may_carry_a_signature_of_each_secret_of_a_rotation(
+    control: httpx.Client,
+) -> None:
+    payload = body_of(payment_succeeded())
+    old = signed(payload, "whsec_from_before")["Stripe-Signature"]
+    new = signed(payload)["Stripe-Signature"].partition(",")[2]
+    headers = {"Stripe-Signature": f"{old},{new}"}
+    assert control.post(PATH, content=payload, headers=headers).status_code == 200
+
+
+def test_a_blank_secret_refuses_to_start() -> None:
+    for blank in ("", " ", "whsec_a,", ",whsec_a"):
+        with pytest.raises(SettingsError, match="CREDITS_STRIPE_WEBHOOK_SECRET"):
+            Settings.from_environment({"CREDITS_STRIPE_WEBHOOK_SECRET": blank})
 
 
 def test_a_delivery_of_one_mebibyte_is_taken_and_one_byte_more_is_not(
