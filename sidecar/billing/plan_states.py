@@ -27,6 +27,7 @@ from sidecar.billing import access, allowances
 from sidecar.billing.alerts import AlertKind, raise_alert
 from sidecar.billing.errors import EventNotUnderstood
 from sidecar.billing.periods import PaidLine, Period, periods_of
+from sidecar.domain import AccountStatus
 
 ACTIVE: Final = "active"
 GRACE: Final = "grace"
@@ -69,6 +70,7 @@ def settle(c: Connection, subscription: str, now_ms: int) -> None:
     known = allowances.record(c, subscription, _periods(c, row), now_ms)
     grace_until_ms = _grace_until_ms(known, now_ms)
     state = state_of(row["status"], grace_until_ms, now_ms)
+    before = [(one.granted, one.ended_ms) for one in known]
     try:
         if state in RUNNING:
             allowances.give(c, known, now_ms)
@@ -76,11 +78,16 @@ def settle(c: Connection, subscription: str, now_ms: int) -> None:
             allowances.end(c, known, now_ms, for_good=state == ENDED)
     except (GrantConflict, TotalExceeded) as error:
         raise EventNotUnderstood(str(error)) from error
+    has_moved = before != [(one.granted, one.ended_ms) for one in known]
     _move(c, row, state, grace_until_ms, now_ms)
-    is_there = select(accounts.c.account).where(accounts.c.account == row["account"])
-    if c.scalar(is_there) is not None:
+    status = c.scalar(select(accounts.c.status).where(accounts.c.account == row["account"]))
+    if status is None:
+        return
+    # Locking the account for nothing would let the events of its plans wait for each other.
+    is_grace_known = (state == GRACE) == (status == AccountStatus.GRACE)
+    if has_moved or state != row["state"] or not is_grace_known:
         access.refresh(c, row["account"], now_ms)
-        _tell(c, row, state, grace_until_ms, now_ms)
+    _tell(c, row, state, grace_until_ms, now_ms)
 
 
 def _periods(c: Connection, row: RowMapping) -> list[Period]:
@@ -114,18 +121,15 @@ def _grace_until_ms(known: list[allowances.Allowance], now_ms: int) -> int | Non
 def _move(
     c: Connection, row: RowMapping, state: str, grace_until_ms: int | None, now_ms: int
 ) -> None:
-    changed = (
-        update(subscriptions)
-        .where(subscriptions.c.subscription == row["subscription"])
-        .values(
-            state=state,
-            grace_until_ms=grace_until_ms if state == GRACE else None,
-            has_run=row["has_run"] or state in RUNNING,
-            changes=row["changes"] + (row["state"] != state),
-            updated_ms=now_ms,
-        )
-    )
-    c.execute(changed)
+    values = {
+        "state": state,
+        "grace_until_ms": grace_until_ms if state == GRACE else None,
+        "has_run": row["has_run"] or state in RUNNING,
+        "changes": row["changes"] + (row["state"] != state),
+    }
+    if values != {name: row[name] for name in values}:
+        one = subscriptions.c.subscription == row["subscription"]
+        c.execute(update(subscriptions).where(one).values(values | {"updated_ms": now_ms}))
 
 
 def _tell(
