@@ -67,12 +67,16 @@ class Credits:
 
     overdraft: int = 0
     status: str = "active"
+    mark: int = 0
     pool: int = 0
     refill_no: int = 1
     clock_ms: int = 0
     grants: dict[int, Grant] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)
     events: list[Charge] = field(default_factory=list)
+    rings: int = 0
+    told: int = 0
+    """How bad it was when it rang last: 1 below the mark, 2 nothing left; 0 above since."""
 
     # What there is ---------------------------------------------------------------------------
 
@@ -176,6 +180,19 @@ class Credits:
                     number = int(name[2:])
                     self._event("expire", f"grant:{number}", left, 0, 0, {number: left})
         self._cover()
+
+    def _ring(self, before: int, *, is_refill: bool) -> None:
+        """Ring if there is less than before, and it is worse than what was told."""
+        now = self.available()
+        if now == before:
+            return
+        badness = (now < self.mark or now <= 0) + (now <= 0)
+        is_first_refill = is_refill and before <= 0
+        if badness == 0:
+            self.told = 0
+        elif badness > self.told and now < before and not is_first_refill:
+            self.told = badness
+            self.rings += 1
 
     def _event(
         self, operation: str, id: str, amount: int, total: int, flags: int, parts: Parts

@@ -5,6 +5,7 @@ It answers as the scripts do; `credits.py` says where the credits are meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from unittest.mock import ANY
 
@@ -15,6 +16,13 @@ from tests.properties.credits import Credits, Grant, Parts, Record, add
 
 class Model(Credits):
     """One account, with the calls of the scripts. Set `clock_ms` before each call."""
+
+    def do(self, verb: str, *args: Any, **options: Any) -> Reply:
+        """Make a call of that name, and ring if it leaves too little."""
+        available, refill_no = self.available(), self.refill_no
+        reply: Reply = getattr(self, verb)(*args, **options)
+        self._ring(available, is_refill=self.refill_no != refill_no)
+        return reply
 
     # Calls -----------------------------------------------------------------------------------
 
@@ -188,11 +196,34 @@ class Model(Credits):
         self._event("take", f"refill:{refill_no}", amount, 0, 0, parts)
         return ["applied"]
 
-    def set_status(self, status: str, overdraft: int, *, refill_no: int) -> Reply:
-        """Set status and overdraft."""
+    def roll(
+        self, keep: int, grants: Sequence[tuple[int, str, int | None]], *, refill_no: int
+    ) -> Reply:
+        """Roll grants: number, order, and when they end by the clock of the model."""
+        if refusal := self._refill(refill_no):
+            return refusal
+        lacking = keep
+        for grant_no, order, ends_at_ms in grants:
+            if grant_no not in self.grants:
+                continue
+            left = self.grants.pop(grant_no).left
+            kept = min(left, lacking)
+            lacking -= kept
+            if keep > 0:
+                self.grants[grant_no] = Grant(order, kept, ends_at_ms)
+            if ended := left - kept:
+                self._event("expire", f"grant:{grant_no}", ended, 0, 0, {grant_no: ended})
+        return ["applied"]
+
+    def set_status(
+        self, status: str, overdraft: int, mark: int | None = None, *, refill_no: int
+    ) -> Reply:
+        """Set status, overdraft and mark, which stays without one."""
         if refusal := self._refill(refill_no):
             return refusal
         self.status, self.overdraft = status, overdraft
+        if mark not in (None, self.mark):
+            self.mark, self.told = mark or 0, 0
         return ["applied"]
 
     def restore(self, parts: Parts, *, refill_no: int) -> Reply:

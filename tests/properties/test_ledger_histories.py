@@ -19,11 +19,12 @@ from persistence.accounts import put_account, set_status
 from persistence.audit import audit
 from persistence.flush import Flusher
 from persistence.grants import add_adjustment
+from persistence.rolling import end_grants, roll_grants
 from sidecar.domain import AccountStatus, Category
 from tests.integration.ledger_world import World
 from tests.lua.support import HOUR_MS, Account, Reply
 from tests.properties import histories
-from tests.properties.test_script_histories import MAX_GRANTS, ScriptHistories
+from tests.properties.test_script_histories import MARKS, MAX_GRANTS, ScriptHistories
 
 BATCH_EVENTS: Final = 7
 USAGE: Final = ("settle", "debit", "refund")
@@ -38,6 +39,8 @@ class LedgerHistories(ScriptHistories):
     # What the sidecar never sees: these rules are the worker's here.
     refill_out_of_order = None  # type: ignore[assignment]
     restore = None  # type: ignore[assignment]
+    # A worker that is told `again` cuts what is due otherwise than the model does.
+    redis_rings_as_the_model = None  # type: ignore[assignment]
 
     def _new_account(self) -> Account:
         self.acknowledged = 0
@@ -45,11 +48,12 @@ class LedgerHistories(ScriptHistories):
         self.totals: dict[str, int] = {}
         return self.world.put(f"history-{next(self.names):06d}")
 
-    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), amount=st.integers(1, 400))
-    def open(self, overdraft: int, amount: int) -> None:
+    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), mark=MARKS, amount=st.integers(1, 400))
+    def open(self, overdraft: int, mark: int, amount: int) -> None:
         self.account.is_alone = False
         name = self.account.name
-        self.world.run(lambda c: put_account(c, name, {"overdraft_limit": overdraft}))
+        changes = {"overdraft_limit": overdraft, "low_balance_threshold": mark}
+        self.world.run(lambda c: put_account(c, name, changes))
         self.model.overdraft = overdraft
         self.world.sender.run_once()
         self._grant(amount, 50, "paid", None)
@@ -67,6 +71,26 @@ class LedgerHistories(ScriptHistories):
     @rule(amount=st.integers(1, 100))
     def take(self, amount: int) -> None:
         self._take(amount)
+
+    @rule(data=st.data(), keep=st.sampled_from([0, 0, 1, 30, 150]), hours=st.integers(-1, 9))
+    def roll(self, data: st.DataObject, keep: int, hours: int) -> None:
+        """What the ledger has nothing left of is passed over: Redis is asked which it was."""
+        numbers = st.integers(1, self.grant_count + 1)
+        ids = [f"g{n}" for n in data.draw(st.lists(numbers, max_size=5, unique=True))]
+        name, before = self.account.name, self.account.refill_no()
+        expires = self.account.now_ms() + hours * HOUR_MS
+        options: Any = {"group": f"before {before}", "keep": keep, "expires_at_ms": expires}
+        if keep:
+            self.world.run(lambda c: roll_grants(c, name, ids, **options))
+        else:
+            self.world.run(lambda c: end_grants(c, name, ids))
+        self._send()
+        if self.account.refill_no() == before:
+            return
+        flat = self._payload()["grants"]
+        ends = expires + self.passed_ms
+        rolled = [(no, order, ends) for no, order in zip(flat[::2], flat[1::2], strict=True)]
+        self._carry_out("roll", keep, rolled)
 
     @rule(
         status=st.sampled_from([*["active"] * 6, "grace", "suspended", "closed"]),
@@ -119,6 +143,7 @@ class LedgerHistories(ScriptHistories):
         assert rows == [event[:4] for event in self.model.events]
         assert self._posted() == self.acknowledged, "not what was acknowledged was posted"
         self._check_grants()
+        self._check_watch()
         report = audit(self.world.engine, self.world.nodes, accounts=[self.account.name], wait_s=0)
         assert [line for line in report.lines if not line.is_ok] == []
 
@@ -135,6 +160,11 @@ class LedgerHistories(ScriptHistories):
         for grant_no, amount in remaining.items():
             there = self.model.left().get(grant_no, 0) + sum(h.get(grant_no, 0) for h in held)
             assert amount == there, f"grant {grant_no}"
+
+    def _check_watch(self) -> None:
+        if self.account.rings():
+            query = "SELECT account FROM watched_accounts WHERE account = :a"
+            assert self.world.sql(query, a=self.account.name), "it rang, and nobody watches"
 
     # How -------------------------------------------------------------------------------------
 
@@ -167,6 +197,16 @@ class LedgerHistories(ScriptHistories):
         self._send()
         self._carry_out("take", amount)
 
+    def _payload(self) -> Any:
+        """Return what the last refill of the account says."""
+        (payload,) = self.world.sql(
+            "SELECT payload FROM refills WHERE account = :a AND gen = :g AND refill_no = :n",
+            a=self.account.name,
+            g=self.account.gen,
+            n=self.account.refill_no(),
+        )
+        return payload
+
     def _send(self) -> None:
         """Let the worker send what is pending, and the model's clock stand where it did."""
         self._set_clock()
@@ -177,7 +217,7 @@ class LedgerHistories(ScriptHistories):
         """Let the model do what the worker has sent, which goes on when it is told `again`."""
         number = self.account.refill_no()
         self.model.refill_no = number - 1
-        while getattr(self.model, verb)(*args, **options, refill_no=number) == ["again"]:
+        while self.model.do(verb, *args, **options, refill_no=number) == ["again"]:
             continue
 
     def _call(self, verb: str, *args: Any, **options: Any) -> Reply:

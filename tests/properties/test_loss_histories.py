@@ -131,6 +131,17 @@ class LossHistories(LedgerHistories):
         (expired,) = self.world.sql(query, a=self.account.name)
         available = self.account.number("available")
         assert available == self.granted - self.taken - expired - self.acknowledged
+        self._check_kept()
+
+    def _check_kept(self) -> None:
+        """No more is left of what was carried over than may be, whatever Redis had told of it."""
+        query = (
+            "SELECT rolled_group, max(rolled_keep), array_agg(grant_no) FROM grants"
+            " WHERE account = :a AND rolled_keep > 0 GROUP BY rolled_group"
+        )
+        left = self.account.left()
+        for group, keep, numbers in self.world.sql(query, a=self.account.name):
+            assert sum(left.get(number, 0) for number in numbers) <= keep, group
 
     def _grant(self, amount: int, *args: Any) -> None:
         self.granted += amount

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sidecar.domain import Category
+from sidecar.domain import Category, burn_order
 from tests.lua.consistent import check_consistent
 from tests.lua.support import HOUR_MS, Account, Event, Reply
 from tests.lua.table import charge_of
@@ -31,6 +31,7 @@ AMOUNTS: Final = st.integers(0, 60) | st.sampled_from([100, 250])
 HOURS: Final = st.integers(1, 5)
 CATEGORIES: Final = st.sampled_from(list(Category))
 STATUSES: Final = st.sampled_from(["active"] * 6 + ["grace", "suspended", "closed"])
+MARKS: Final = st.sampled_from([0, 0, 1, 50, 200])
 MAX_GRANTS: Final = 40
 """Fewer than one call may empty, so that every overdraft is covered at once."""
 
@@ -49,10 +50,10 @@ class ScriptHistories(RuleBasedStateMachine):
         self.requests: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.undone: set[int] = set()
 
-    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), amount=st.integers(0, 400))
-    def open(self, overdraft: int, amount: int) -> None:
-        assert self.account.open(overdraft=overdraft) == ["applied"]
-        self.model.overdraft = overdraft
+    @initialize(overdraft=st.sampled_from([0, 0, 30, 200]), mark=MARKS, amount=st.integers(0, 400))
+    def open(self, overdraft: int, mark: int, amount: int) -> None:
+        assert self.account.open(overdraft=overdraft, mark=mark) == ["applied"]
+        self.model.overdraft, self.model.mark = overdraft, mark
         self._grant(amount, 50, "paid", None)
 
     # What the sidecar calls ------------------------------------------------------------------
@@ -124,13 +125,27 @@ class ScriptHistories(RuleBasedStateMachine):
         grant_no = data.draw(st.integers(0, self.grant_count))
         self._refill("take", amount, grant_no)
 
-    @rule(status=STATUSES, overdraft=st.sampled_from([0, 30, 200]))
-    def set_status(self, status: str, overdraft: int) -> None:
+    @rule(data=st.data(), keep=st.sampled_from([0, 0, 1, 30, 150]), hours=st.integers(-1, 9))
+    def roll(self, data: st.DataObject, keep: int, hours: int) -> None:
+        some = data.draw(st.lists(st.integers(1, self.grant_count + 1), max_size=5, unique=True))
+        category, number = data.draw(CATEGORIES), self.model.refill_no + 1
+        expires = hours * HOUR_MS + self.account.now_ms() if hours else None
+        ends = expires and expires + self.passed_ms
+        orders = [(no, burn_order(50, expires, category, no), ends) for no in some]
+        grants = [(no, expires) for no in some]
+        self._set_clock()
+        self._compare(
+            self.account.roll(keep, grants, category=category, refill_no=number),
+            self.model.do("roll", keep, orders, refill_no=number),
+        )
+
+    @rule(status=STATUSES, overdraft=st.sampled_from([0, 30, 200]), mark=MARKS)
+    def set_status(self, status: str, overdraft: int, mark: int) -> None:
         number = self.model.refill_no + 1
         self._set_clock()
         self._compare(
-            self.account.status(status, overdraft, refill_no=number),
-            self.model.set_status(status, overdraft, refill_no=number),
+            self.account.status(status, overdraft, mark=mark, refill_no=number),
+            self.model.do("set_status", status, overdraft, mark, refill_no=number),
         )
 
     @precondition(lambda self: self._undoable())
@@ -142,7 +157,7 @@ class ScriptHistories(RuleBasedStateMachine):
         self._set_clock()
         self._compare(
             self.account.restore(event.allocations, refill_no=number),
-            self.model.restore(event.parts(), refill_no=number),
+            self.model.do("restore", event.parts(), refill_no=number),
         )
 
     @rule(data=st.data(), amount=AMOUNTS.filter(bool))
@@ -182,6 +197,10 @@ class ScriptHistories(RuleBasedStateMachine):
         assert [charge_of(event) for event in self.account.events()] == self.model.events
         assert self.account.holds().keys() == self.model.open_holds().keys()
 
+    @invariant()
+    def redis_rings_as_the_model(self) -> None:
+        assert self.account.rings() == self.model.rings
+
     def _new_account(self) -> Account:
         self.client.flushdb()
         return Account(self.client)
@@ -216,7 +235,7 @@ class ScriptHistories(RuleBasedStateMachine):
         self._set_clock()
         self.id_count += 1
         available = self.model.available()
-        expected = getattr(self.model, verb)(*args, **options)
+        expected = self.model.do(verb, *args, **options)
         reply: Reply = getattr(self.account, verb)(*args, **options)
         self._compare(reply, expected)
         if verb != "expire":
@@ -249,7 +268,7 @@ class ScriptHistories(RuleBasedStateMachine):
     def _refill(self, verb: str, *args: Any, of_model: Any = None, **options: Any) -> None:
         self._set_clock()
         options = {"refill_no": self.model.refill_no + 1} | options
-        expected = getattr(self.model, verb)(*args, **options, **(of_model or {}))
+        expected = self.model.do(verb, *args, **options, **(of_model or {}))
         self._compare(getattr(self.account, verb)(*args, **options), expected)
 
     def _compare(self, reply: Reply, expected: Reply) -> None:
