@@ -10,7 +10,7 @@ WORKERS ?= auto
 ARGS ?=
 SOURCES := lua persistence sidecar tests loadtests
 
-.PHONY: help install dev test histories mutants simulate faults soak check bench load clean lint format format-check types imports \
+.PHONY: help install dev test histories mutants simulate faults soak check bench load flood clean lint format format-check types imports \
 	luacheck hadolint
 
 help: ## Print this list.
@@ -54,8 +54,14 @@ soak: $(STAMP) ## Break things by chance until something is wrong; e.g. ARGS="--
 
 check: format-check lint types imports luacheck hadolint test ## Everything that must be green.
 
+story: $(STAMP) ## Play the whole life of an account, told step by step, and audit it.
+	$(BIN)/python -m sidecar dev --story $(ARGS)
+
 bench: $(STAMP) ## Measure the latency of a decision.
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+flood: $(STAMP) ## Measure decisions while the Stripe webhook is flooded (2 minutes).
+	$(BIN)/python -m loadtests.webhook_flood $(ARGS)
 
 load: $(STAMP) ## Run the load scenarios, each followed by an audit.
 	$(BIN)/python -m loadtests.run $(ARGS)

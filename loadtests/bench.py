@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
-import statistics
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ from rich.table import Table
 from sqlalchemy import Engine
 
 from loadtests import checks, figures, ledger
-from loadtests.figures import Latency
+from loadtests.figures import Latency, spread
 from loadtests.outcome import print_table
 from loadtests.probe import Flow, Session, Trial, run_closed, run_open
 from loadtests.receipts import Told
@@ -187,23 +186,18 @@ def _add_rows(table: Table, probe: str, trials: list[Trial]) -> None:
         table.add_row(
             probe,
             call,
-            _spread([trial.rate for trial in trials], 0),
-            _spread([latency.p50 for latency in latencies], 2),
-            _spread([latency.p99 for latency in latencies], 2),
-            _spread([latency.p999 for latency in latencies], 2),
+            spread([trial.rate for trial in trials], 0),
+            spread([latency.p50 for latency in latencies], 2),
+            spread([latency.p99 for latency in latencies], 2),
+            spread([latency.p999 for latency in latencies], 2),
             _errors(trials),
-            _spread([trial.sent_late_ms for trial in trials], 2) if probe.endswith("/s") else "",
+            spread([trial.sent_late_ms for trial in trials], 2) if probe.endswith("/s") else "",
         )
 
 
 def _errors(trials: list[Trial]) -> str:
     total = sum((trial.errors for trial in trials), Counter())
     return ", ".join(f"{kind}: {count}" for kind, count in total.items()) or "0"
-
-
-def _spread(values: list[float], digits: int) -> str:
-    middle, least, most = statistics.median(values), min(values), max(values)
-    return f"{middle:,.{digits}f} ({least:,.{digits}f} - {most:,.{digits}f})"
 
 
 if __name__ == "__main__":

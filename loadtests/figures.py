@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ def percentile(ordered: Sequence[float], share: float) -> float:
         return 0.0
     rank = -int(-share * len(ordered) // 1)
     return ordered[max(rank, 1) - 1]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return the median of some values with the least and the most of them, to be read."""
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({least:,.{digits}f} - {most:,.{digits}f})"
 
 
 def machine() -> Mapping[str, str]:

@@ -90,15 +90,28 @@ def roles(
         for at, port in enumerate(ports):
             role = "worker" if at < workers else "serve"
             say(f"starting {role} on port {port}")
-            log = directory / f"{role}-{port}.log"
-            command = [sys.executable, "-m", "sidecar", role, "--listen", f"127.0.0.1:{port}"]
-            own = {"CREDITS_JOURNAL_DIR": str(directory / f"journal-{port}")}
-            started.append(_start(command, log, stack.environment() | own))
+            started.append(_start_role(role, port, directory, stack.environment()))
         for at, process in enumerate(started):
             _wait_ready(process, urls[at], directory)
         yield stack
     finally:
         _stop_all(started)
+
+
+@contextlib.contextmanager
+def running_role(
+    role: str, directory: Path, environment: Mapping[str, str], say: Say
+) -> Iterator[str]:
+    """Start one role on a free port; yield its URL when it is ready. Raises `NotReady`."""
+    (port,) = free_ports(1)
+    say(f"starting {role} on port {port}")
+    process = _start_role(role, port, directory, environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_ready(process, url, directory)
+        yield url
+    finally:
+        _stop_all([process])
 
 
 def sayer(console: Console) -> Say:
@@ -130,11 +143,13 @@ def tail(path: Path, lines: int = 20) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _start(
-    command: Sequence[str], log: Path, environment: Mapping[str, str]
+def _start_role(
+    role: str, port: int, directory: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    with log.open("wb") as out:
-        return processes.start(command, stdout=out, environment=environment)
+    command = [sys.executable, "-m", "sidecar", role, "--listen", f"127.0.0.1:{port}"]
+    own = {"CREDITS_JOURNAL_DIR": str(directory / f"journal-{port}")}
+    with (directory / f"{role}-{port}.log").open("wb") as out:
+        return processes.start(command, stdout=out, environment={**environment, **own})
 
 
 def _wait_ready(process: subprocess.Popen[bytes], url: str, directory: Path) -> None:
