@@ -10,7 +10,7 @@ WORKERS ?= auto
 ARGS ?=
 SOURCES := lua persistence sidecar tests loadtests
 
-.PHONY: help install dev test histories mutants simulate faults soak check bench load flood clean lint format format-check types imports \
+.PHONY: help install dev test histories mutants simulate faults soak check bench load flood story clean lint format format-check types imports \
 	luacheck hadolint
 
 help: ## Print this list.

@@ -10,7 +10,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from persistence import accounts
 from persistence.errors import AccountUnknown
-from persistence.tables import accounts as account_rows
 from persistence.top_up_tables import auto_top_up_attempts as attempts
 from persistence.top_up_tables import auto_top_ups as settings
 from sidecar.billing import auto_top_up_hooks, watch
@@ -53,7 +52,8 @@ def put_auto_top_up(
     new = insert(settings).values(values | times | {"account": account})
     saved = values | {"updated_ms": now_ms}
     c.execute(new.on_conflict_do_update(index_elements=["account"], set_=saved))
-    _set_mark(c, account, values["threshold"] if values["is_enabled"] else None)
+    threshold = values["threshold"] if values["is_enabled"] else None
+    accounts.set_top_up_threshold(c, account, threshold)
     auto_top_up_hooks.on_saved(c, account, now_ms)
     watch.begin(c, account, now_ms)
     found = get_auto_top_up(c, account)
@@ -73,11 +73,6 @@ def list_attempts(c: Connection, account: str, limit: int = 20) -> list[dict[str
     query = select(*(attempts.c[name] for name in names)).where(attempts.c.account == account)
     newest = query.order_by(attempts.c.created_ms.desc(), attempts.c.id).limit(limit)
     return [dict(row) for row in c.execute(newest).mappings()]
-
-
-def _set_mark(c: Connection, account: str, threshold: int | None) -> None:
-    change = account_rows.update().where(account_rows.c.account == account)
-    c.execute(change.values(top_up_threshold=threshold))
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from sidecar.billing.access_job import AccessJob
 from sidecar.billing.alert_sender import AlertSender
 from sidecar.billing.auto_top_up import AutoTopUp
 from sidecar.billing.inbox import InboxJob
+from sidecar.billing.plan_job import PlanJob
 from sidecar.billing.reconciler import Reconciler
 from sidecar.billing.reconciling import ReconcilerJob, RetentionJob
-from sidecar.billing.stripe_api import StripeApi
+from sidecar.billing.stripe_api import StripeApi, api_of
 from sidecar.billing.watch import Watch
 from sidecar.billing.watch_standing import Standings
 from sidecar.billing.webhook import mode_of
@@ -44,6 +45,7 @@ def jobs_of(
     ]
     jobs += [
         ("access", AccessJob(engine).run_once, 5.0),
+        ("plans", PlanJob(engine).run_once, 1.0),
         ("watch", Watch(engine, standings).run_once, 0.5),
         ("retention", RetentionJob(engine, days=settings.stripe_payload_days).run_once, 3600.0),
     ]
@@ -53,13 +55,6 @@ def jobs_of(
     if api is not None:
         jobs += _asking_jobs(engine, api, standings, settings, money)
     return jobs
-
-
-def api_of(settings: Settings) -> StripeApi | None:
-    """Return the Stripe API of the settings; None without a key."""
-    if not settings.stripe_secret_key:
-        return None
-    return StripeApi(settings.stripe_secret_key, settings.stripe_api_base)
 
 
 def _inbox(

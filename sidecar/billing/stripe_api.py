@@ -12,6 +12,7 @@ from typing import Any, Final
 import stripe
 
 from sidecar.billing.errors import StripeAway, StripeRefused
+from sidecar.settings import Settings
 
 API_VERSION: Final = "2026-10-28.endive"
 """The version of Stripe's API whose shapes are read here; the webhook endpoint has the same."""
@@ -74,6 +75,13 @@ class StripeApi:
         if not isinstance(value, dict):
             raise StripeAway(f"Stripe answered {method} {path} with no object.")
         return value
+
+
+def api_of(settings: Settings) -> StripeApi | None:
+    """Return the Stripe account of the settings; None without a key."""
+    if not settings.stripe_secret_key:
+        return None
+    return StripeApi(settings.stripe_secret_key, settings.stripe_api_base)
 
 
 def _translated(error: stripe.StripeError) -> StripeAway | StripeRefused:

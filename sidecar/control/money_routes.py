@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import Engine
 
 from sidecar.billing.customers import Customers
-from sidecar.billing.jobs import api_of
+from sidecar.billing.stripe_api import api_of
 from sidecar.control.alerts import AlertHandlers
 from sidecar.control.ledger import Ledger
 from sidecar.control.money_requests import (

@@ -116,7 +116,7 @@ def _stripe(plan: Plan) -> str:
     if plan.fake_stripe is None:
         return plan.settings.stripe_api_base
     secrets = ",".join(plan.settings.stripe_webhook_secret)
-    return f"http://{plan.fake_stripe}   fake; webhook secret: {secrets}"
+    return f"http://{plan.fake_stripe}   a fake, with buttons; webhook secret: {secrets}"
 
 
 def _curl(address: str) -> tuple[str, str]:

@@ -192,7 +192,7 @@ class Story:
     def is_refunded(self) -> None:
         """Half of the first payment is refunded: half of its credits go back."""
         before = self.world.balances(self.account)["ledger"]
-        first = self._payment("checkout")
+        first = self._payment(is_checkout=True)
         self.world.stripe("refunds", {"payment_intent": first["payment_intent"], "amount": 1250})
         self._wait(
             lambda: self.world.balances(self.account)["ledger"] == before - _HUNDRED // 2,
@@ -206,7 +206,7 @@ class Story:
         spent = {"account": self.account, "id": "call-4", "amount": available - 5 * CREDIT}
         self.world.hot("debit", spent)
         self._until(ledger=5)
-        payment = self._payment("auto_top_up")["payment_intent"]
+        payment = self._payment(is_checkout=False)["payment_intent"]
         self.dispute = self.world.fake("disputes", payment_intent=payment)["id"]
         self._until(status="suspended", ledger=-95)
         refused = self.world.hot_status(
@@ -238,10 +238,10 @@ class Story:
             },
         )
 
-    def _payment(self, purpose: str) -> dict[str, Any]:
-        """Return the newest payment that was made for a purpose."""
+    def _payment(self, *, is_checkout: bool) -> dict[str, Any]:
+        """Return the newest payment, of a Checkout session or of an auto top-up."""
         rows = self.world.get(f"/v1/accounts/{self.account}/payments")["data"]
-        return next(row for row in rows if row["purpose"] == purpose)
+        return next(row for row in rows if bool(row["checkout_session"]) == is_checkout)
 
     def _settle_down(self) -> None:
         """Wait until every event that Stripe sent is applied."""

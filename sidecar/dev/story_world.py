@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx
 
+from sidecar.billing.handlers import HANDLERS
 from sidecar.commands.probe import reachable
 from sidecar.dev.plan import FAKE_STRIPE_KEY, Plan
 from sidecar.errors import CreditsError
@@ -94,10 +95,16 @@ class World:
         }
 
     def events_since(self, last: str) -> tuple[list[str], str]:
-        """Return the types of the events after one, or of all, and the id of the newest one."""
-        after = {"ending_before": last} if last else {}
-        events = self.stripe_get("events", limit="100", **after)["data"][::-1]
-        types = Counter(event["type"] for event in events)
+        """Return the types of the events after one that move something, and the newest one's id.
+
+        Stripe forgets events after 30 days: all that it has are newer than one it has no more.
+        """
+        events: list[Json] = []
+        for event in self.stripe_get("events", limit="100")["data"]:
+            if event["id"] == last:
+                break
+            events.insert(0, event)
+        types = Counter(event["type"] for event in events if event["type"] in HANDLERS)
         return [_counted(*one) for one in types.items()], events[-1]["id"] if events else last
 
     def is_quiet(self) -> bool:

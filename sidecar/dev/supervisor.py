@@ -116,6 +116,8 @@ class Supervisor:
             upgrade(postgres_url)
             demo.make_demo_account(postgres_url)
         variables = {
+            # What is told must not drown in what is logged.
+            **({"CREDITS_LOG_LEVEL": "warning"} if self._has_story else {}),
             "CREDITS_JOURNAL_DIR": str(self._data_dir / "journal"),
             **self._plan.variables,
             "CREDITS_REDIS_URL": redis_url,
@@ -161,7 +163,8 @@ class Supervisor:
 
     def _fake_stripe(self, address: str, environment: Mapping[str, str]) -> Child:
         settings = self._plan.settings
-        arguments = ["sidecar.dev.fake_stripe", "--listen", address]
+        level = "warning" if self._has_story else "info"
+        arguments = ["sidecar.dev.fake_stripe", "--listen", address, "--log-level", level]
         if not settings.control_listen.startswith("unix:"):
             url = f"http://{reachable(settings.control_listen)}/stripe/webhook"
             secrets = ",".join(settings.stripe_webhook_secret)

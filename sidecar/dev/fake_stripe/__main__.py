@@ -19,9 +19,15 @@ from sidecar.dev.fake_stripe.delivery import Delivery
     default="",
     help="What events are signed with; several, with commas between, all sign.",
 )
-def main(listen: str, webhook_url: str | None, webhook_secrets: str) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+)
+def main(listen: str, webhook_url: str | None, webhook_secrets: str, log_level: str) -> None:
     """Play Stripe for development and tests. Nothing is kept when it stops."""
-    log.configure("text", "info")
+    log.configure("text", log_level)
     secrets = [secret.strip() for secret in webhook_secrets.split(",") if secret.strip()]
     if webhook_url and not secrets:
         raise click.UsageError("--webhook-url needs a --webhook-secret to sign with.")
