@@ -53,7 +53,7 @@ def known_subscriptions(c: Connection) -> dict[str, Facts]:
 def is_as_known(subscription: Object, facts: Facts) -> bool:
     """Tell whether a subscription is in the state, with the items, that our row says."""
     items = {
-        (item["id"], item["price"]["id"], item.get("quantity", 1), item["current_period_start"])
+        (item["id"], item["price"]["id"], item.get("quantity") or 0, item["current_period_start"])
         for item in subscription["items"]["data"]
     }
     known = {
