@@ -19,8 +19,10 @@ from sidecar.commands.audit import audit
 from sidecar.commands.dev_state import DEFAULT_DATA_DIRECTORY
 from sidecar.commands.doctor import doctor
 from sidecar.commands.environment import json_option, process_environment, role_settings
+from sidecar.commands.money import alerts, auto_top_up, stripe
 from sidecar.commands.rebuild import rebuild
 from sidecar.commands.reconcile import reconcile
+from sidecar.commands.selling import checkout, offer, plan
 from sidecar.commands.sidecars import sidecars
 from sidecar.errors import CreditsError, SettingsError
 from sidecar.settings import Settings
@@ -33,6 +35,7 @@ _SECTIONS: Final = {
     "Try it": ("dev",),
     "Run it": ("serve", "worker", "control", "migrate"),
     "Operate it": ("account", "grant", "balance", "settings", "health"),
+    "Sell it": ("offer", "plan", "checkout", "auto-top-up", "stripe", "alerts"),
     "Prove and mend it": ("doctor", "audit", "sidecars", "rebuild", "reconcile"),
 }
 
@@ -225,7 +228,11 @@ def health(role: str | None) -> None:
     raise CreditsError(f"No answer from {', '.join(asked)}.")
 
 
-for _command in (account, grant, balance, doctor, audit, sidecars, rebuild, reconcile):
+for _command in (
+    *(account, grant, balance),
+    *(offer, plan, checkout, auto_top_up, stripe, alerts),
+    *(doctor, audit, sidecars, rebuild, reconcile),
+):
     cli.add_command(_command)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from sidecar.commands.amounts import format_credits, parse_credits
-from sidecar.commands.environment import client_settings, data_dir_option, json_option
+from sidecar.commands.environment import data_dir_option, json_option
+from sidecar.commands.paths import account_path, call_control, path_of, print_page
 from sidecar.domain import Category
 
 _STATUS_COMMANDS = {
@@ -113,19 +114,10 @@ def show(account: str, data_dir: Path | None, is_json: bool) -> None:
 @json_option
 def list_accounts(limit: int, cursor: str | None, data_dir: Path | None, is_json: bool) -> None:
     """List the accounts, newest first."""
-    from sidecar.commands.control_calls import ControlCalls
-    from sidecar.commands.output import print_json, print_table
-
     params = {"limit": limit} | ({"cursor": cursor} if cursor else {})
-    calls = ControlCalls(client_settings(data_dir))
-    page = calls.call("GET", "/v1/accounts", params=params)
-    if is_json:
-        print_json(page)
-        return
+    page = call_control(data_dir, "GET", path_of("accounts"), params=params)
     columns = ("account", "name", "status", ">available", ">held", ">ledger")
-    print_table(columns, [_account_line(row) for row in page["data"]])
-    if page["next_cursor"]:
-        click.echo(f"There are more: --cursor {page['next_cursor']}")
+    print_page(page, columns, _account_line, page, is_json)
 
 
 def _add_status_command(name: str, sentence: str) -> None:
@@ -246,10 +238,7 @@ def _call(
     *rest: str,
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    from sidecar.commands.control_calls import ControlCalls, account_path
-
-    calls = ControlCalls(client_settings(data_dir))
-    return calls.call(method, account_path(account, *rest), body)
+    return call_control(data_dir, method, account_path(account, *rest), body)
 
 
 def _print_account(row: dict[str, Any], is_json: bool) -> None:

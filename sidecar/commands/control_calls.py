@@ -10,7 +10,6 @@ import dataclasses
 import secrets
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -74,8 +73,3 @@ class ControlCalls:
             ) as client,
         ):
             return await client.request(method, path, json=body, params=params)
-
-
-def account_path(account: str, *rest: str) -> str:
-    """Return the path of an account, or of something in it."""
-    return "/".join(["/v1/accounts", quote(account, safe=""), *rest])

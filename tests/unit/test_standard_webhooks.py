@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from sidecar.billing.alert_rows import Alert
 from sidecar.billing.alert_sender import RETRY_SECONDS, Answer, body_of, wait_seconds
+from sidecar.billing.alerts import AlertKind
 from sidecar.billing.standard_webhooks import headers_of
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -47,6 +51,12 @@ def test_the_body_says_what_happened_when_and_to_whom() -> None:
 def test_each_attempt_that_fails_waits_longer_and_the_last_is_the_tenth(status: int | None) -> None:
     waits = [wait_seconds(alert(attempts), Answer(status, "no")) for attempts in range(11)]
     assert waits == [*RETRY_SECONDS, None, None]
+
+
+def test_every_kind_of_alert_is_documented() -> None:
+    page = Path(__file__).parents[2] / "docs" / "alerts.md"
+    named = re.findall(r"^\| `([a-z_.]+)` \|", page.read_text(), re.MULTILINE)
+    assert named == [kind.value for kind in AlertKind]
 
 
 def test_a_receiver_that_is_gone_is_not_tried_again() -> None:
