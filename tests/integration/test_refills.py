@@ -15,6 +15,7 @@ from persistence.asks import AccountLoader
 from persistence.database import make_engine
 from persistence.errors import RedisMismatch
 from persistence.grants import add_adjustment
+from persistence.rolling import end_grants
 from sidecar import keys
 from sidecar.domain import AccountStatus, Category
 from sidecar.metrics import WorkerMetrics
@@ -119,11 +120,12 @@ def test_every_kind_of_refill_is_applied_in_order_and_only_once(world: World) ->
     world.run(lambda c: add_adjustment(c, "acme", "a1", -30, "mistake"))
     world.run(lambda c: set_status(c, "acme", AccountStatus.SUSPENDED, "unpaid"))
     world.put("acme", overdraft_limit=7)
-    assert world.sender.run_once() == 4
+    world.run(lambda c: end_grants(c, "acme", ["p1"]))
+    assert world.sender.run_once() == 5
     assert (world.sender.run_once(), pending(world)) == (0, 0)
     reply = account.balance()
-    assert reply[1:5] == ["suspended", 120, 0, 7]
-    assert world.generation().applied_refill_no == world.generation().refill_no == 6
+    assert reply[1:5] == ["suspended", 100, 0, 7]
+    assert world.generation().applied_refill_no == world.generation().refill_no == 7
     world.assert_sound()
 
 

@@ -58,9 +58,10 @@ SWAPS: Final = (
 """What is changed for what, one occurrence at a time."""
 
 DROPPED: Final = re.compile(
-    r"^\s*(call\(|push\(|give|cover\(|event\(|remember\(|schedule\(|expire_due\(|close_hold\("
-    r"|put_head_back\(|take_head\(|take_again\(|account[.\[][\w\]]+(, account\.\w+)? = |hold\[|rest"
-    r"|charged? ?=|charge\[|lacking = |taken = |left = |amount = |break$|state, released)"
+    r"^\s*(call\(|push\(|give|cover\(|event\(|remember\(|schedule\(|expire_\w+\(|close_hold\("
+    r"|put_head_back\(|take_head\(|take_again\(|look_ahead\(|ring\("
+    r"|account[.\[][\w\]]+(, account\.\w+)? = |hold\[|rest|charged? ?="
+    r"|charge\[|lacking = |taken = |left = |amount = |break$|state, released)"
 )
 """Statements that stand on one line, which a mutant does without."""
 
