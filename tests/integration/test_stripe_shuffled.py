@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -50,7 +51,7 @@ def dispute(fake: Fake, payment: str, kind: str = "chargeback") -> str:
 def checkout(fake: Fake, account: str) -> Generator[None, None, int]:
     """Somebody buys in a Checkout session."""
     metadata = {"purpose": "topup", "account": account, "credits": str(CREDITS)}
-    line = {
+    line: Any = {
         "quantity": 1,
         "price_data": {
             "currency": "usd",
@@ -62,7 +63,7 @@ def checkout(fake: Fake, account: str) -> Generator[None, None, int]:
         {
             "mode": "payment",
             "success_url": "https://example.com/ok",
-            "line_items": [line],  # type: ignore[list-item]
+            "line_items": [line],
             "metadata": metadata,
             "payment_intent_data": {"metadata": metadata},
         }
