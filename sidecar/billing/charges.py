@@ -12,7 +12,7 @@ from persistence.stripe_tables import stripe_payments as payments
 from sidecar.billing.applying import APPLIED, IGNORED, Applying, Handler, Outcome
 from sidecar.billing.errors import EventNotUnderstood
 from sidecar.billing.fields import currency_of, id_of, optional_id, shown
-from sidecar.billing.settling import lock_payment
+from sidecar.billing.settling import lock_payment, settle
 from sidecar.billing.topups import is_top_up
 
 
@@ -45,7 +45,8 @@ def apply_charge(one: Applying) -> Outcome:
         .where(payments.c.payment_intent == payment)
         .values(charge=row["charge"], fee=row["fee"], fee_currency=row["fee_currency"])
     )
-    return Outcome(APPLIED)
+    # Refunds and disputes may have named the charge only, before anybody knew whose it is.
+    return Outcome(APPLIED) if payment is None else settle(one.c, payment, one.now_ms)
 
 
 def _fee(transaction: dict[str, Any]) -> int:

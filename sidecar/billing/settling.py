@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Table,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from persistence import accounts, grants
 from persistence.errors import GrantConflict, TotalExceeded
@@ -82,10 +92,7 @@ def payment_of(c: Connection, payment_intent: str | None, charge: str | None) ->
     transaction finds it, or the one that brings it finds what this one wrote before.
     """
     lock_payment(c, payment_intent, charge)
-    known = payments.c
-    query = select(known.payment_intent).where(
-        or_(known.payment_intent == payment_intent, known.charge == charge)
-    )
+    query = select(payments.c.payment_intent).where(_names(payments, payment_intent, charge))
     found: str | None = c.scalar(query.limit(1))
     return found
 
@@ -95,6 +102,12 @@ def lock_payment(c: Connection, payment_intent: str | None, charge: str | None) 
     for id in (payment_intent, charge):
         if id is not None:
             lock_object(c, id)
+
+
+def _names(table: Table, payment_intent: str | None, charge: str | None) -> ColumnElement[bool]:
+    """Return whether a row names one of two ids: an id that is not known is in no row."""
+    ids = (("payment_intent", payment_intent), ("charge", charge))
+    return or_(false(), *(table.c[column] == id for column, id in ids if id is not None))
 
 
 def _finished(c: Connection, fact: RowMapping, now_ms: int) -> Outcome:
@@ -110,9 +123,7 @@ def _taken_back(c: Connection, fact: RowMapping) -> int:
         (refunds, refunds.c.status.in_(ACTIVE_REFUNDS)),
         (disputes, disputes.c.is_withdrawn),
     ):
-        is_of_it = or_(
-            table.c.payment_intent == fact["payment_intent"], table.c.charge == fact["charge"]
-        )
+        is_of_it = _names(table, fact["payment_intent"], fact["charge"])
         query = select(table.c.currency, func.sum(table.c.amount)).where(is_of_it, is_back)
         for currency, amount in c.execute(query.group_by(table.c.currency)):
             if currency != fact["currency"]:
