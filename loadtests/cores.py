@@ -1,9 +1,10 @@
-"""Which cores the processes of a measurement run on, so that one part cannot take another's."""
+"""Which cores the processes of a measurement run on, and how much of them others took."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,40 @@ def on(cores: frozenset[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+class Intruders:
+    """Tells how much of some cores processes took that are not kept there by this one."""
+
+    def __init__(self, cores: frozenset[int]) -> None:
+        self._cores = cores
+        self._began = time.monotonic()
+        self._taken = _taken_seconds(cores)
+
+    def share(self) -> float:
+        """Return the share since the beginning, 0 to 1; of no cores, 0."""
+        possible = (time.monotonic() - self._began) * len(self._cores)
+        taken = _taken_seconds(self._cores) - self._taken
+        return max(0.0, taken / possible) if possible else 0.0
+
+
+def _taken_seconds(cores: frozenset[int]) -> float:
+    """Return what the cores worked less what was our own, in seconds since some instant."""
+    if not cores:
+        return 0.0
+    lines = (line.split() for line in Path("/proc/stat").read_text().splitlines())
+    by_core = {words[0]: [int(word) for word in words[1:]] for words in lines if words}
+    # user, nice, system, and what the host took; interrupts are of nobody.
+    ticks = sum(by_core[f"cpu{core}"][column] for core in cores for column in (0, 1, 2, 7))
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    ours = [pid for pid in map(int, children) if os.sched_getaffinity(pid) == cores]
+    return (ticks - sum(map(_ticks_of, ours))) / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+
+def _ticks_of(pid: int) -> int:
+    # The name stands in brackets and may have spaces in it.
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]) + int(words[12])
 
 
 def _place(core: int) -> tuple[int, int, int]:

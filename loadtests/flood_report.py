@@ -26,6 +26,7 @@ class Window:
     """One window. Samples are latencies in milliseconds, by call.
 
     `sent_late_ms` is the 99th percentile of how late the probe was: part of the latencies.
+    `others_share` is how much of the measured cores processes took that are no part of the run.
     `finished_meanwhile` counts the events that workers were done with while it was measured.
     """
 
@@ -33,6 +34,7 @@ class Window:
     errors: Counter[str]
     sent_late_ms: float
     load_average: float
+    others_share: float
     flooded: Flooded | None = None
     finished_meanwhile: int = 0
     drain_seconds: float = 0.0
@@ -189,10 +191,16 @@ def _sentences(report: Report) -> list[str]:
         f"inbox drained {spread(drains, 1)} s after a flood",
         f"credits bought: {proved.top_ups:,} microcredits",
         f"load average at the windows: {spread(loads, 2)}",
+        f"taken of the measured cores by others: quiet {_percents(report.quiet)}, "
+        f"flooded {_percents([window for window, _ in floods])}",
         f"charges: {proved.charges:,}, acknowledged {proved.acknowledged:,} microcredits, "
         f"ledger {proved.ledger:,}",
         f"mismatches: {len(proved.mismatches)}; audit discrepancies: {proved.discrepancies}",
     ]
+
+
+def _percents(windows: Sequence[Window]) -> str:
+    return spread([window.others_share * 100 for window in windows], 0) + " %"
 
 
 def _as_json(window: Window) -> dict[str, Any]:
@@ -204,6 +212,7 @@ def _as_json(window: Window) -> dict[str, Any]:
         "errors": dict(window.errors),
         "sent_late_ms": window.sent_late_ms,
         "load_average": window.load_average,
+        "others_share": window.others_share,
         "flood": None if flooded is None else _flood_as_json(window, flooded),
     }
 

@@ -23,7 +23,7 @@ import redis
 from rich.console import Console
 
 from loadtests import cores, figures, flood_proof, ledger
-from loadtests.cores import Cores
+from loadtests.cores import Cores, Intruders
 from loadtests.flood_proof import Proof
 from loadtests.flood_report import Report, Window, show, write
 from loadtests.flooder import FloodEnded, Flooder, Plan, flooding
@@ -218,9 +218,10 @@ def _flooded(options: Options, session: Session, proof: Proof, flooder: Flooder)
 
 
 def _measured(options: Options, session: Session) -> Window:
-    load_average = os.getloadavg()[0]
+    load_average, intruders = os.getloadavg()[0], Intruders(options.cores.measured)
     trial = run_open(session, _alternating(), options.rate * 2 / _CALLS_A_ROUND, options.seconds)
-    return Window(session.samples_ms, trial.errors, trial.sent_late_ms, load_average)
+    others = intruders.share()
+    return Window(session.samples_ms, trial.errors, trial.sent_late_ms, load_average, others)
 
 
 def _alternating() -> Flow:

@@ -63,7 +63,7 @@ def test_duplicates_repeat_what_was_stored_and_nothing_else_repeats() -> None:
 
 def window(debit_ms: float, *, is_flooded: bool = False, **errors: int) -> Window:
     flooded = Flooded() if is_flooded else None
-    return Window({"debit": [debit_ms]}, Counter(errors), 0.0, 0.0, flooded)
+    return Window({"debit": [debit_ms]}, Counter(errors), 0.0, 0.0, 0.0, flooded)
 
 
 PROVED = Proved(0, 0, 0, 0, {}, 0, [])
