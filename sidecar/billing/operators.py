@@ -14,16 +14,17 @@ from sidecar.domain import AccountStatus
 def decide(c: Connection, account: str, status: AccountStatus, reason: str, now_ms: int) -> None:
     """Write down that an operator suspends, closes or resumes an account, and derive its access.
 
-    To resume is to let it spend although a payment of it is disputed now. Raises `AccountUnknown`.
+    Raises `AccountUnknown`.
     """
     accounts.set_operator_status(c, account, status, reason)
     access.refresh(c, account, now_ms)
 
 
 def forgive(c: Connection, account: str, now_ms: int) -> int:
-    """Let the disputes of an account's payments suspend it no more; return how many did.
+    """Let the disputes of an account's payments suspend it no more; return how many could.
 
-    Call it before anything else locks the account: disputes are locked first everywhere.
+    That goes with resuming it. Call it before anything else locks the account: disputes are locked
+    first everywhere.
     """
     return c.execute(_FORGIVE, {"account": account, "now_ms": now_ms}).rowcount
 

@@ -29,7 +29,11 @@ from persistence.top_up_tables import alerts
 from sidecar.billing import alert_rows
 from sidecar.billing.alert_sender import NEWS_MS, RETRY_SECONDS, AlertSender
 from sidecar.billing.alerts import AlertKind, raise_alert
-from sidecar.metrics import MoneyMetrics
+from sidecar.billing.jobs import jobs_of
+from sidecar.kinds import Secret
+from sidecar.metrics import MoneyMetrics, WorkerMetrics
+from sidecar.nodes import RedisNodes
+from sidecar.settings import Settings
 from tests.integration.control_client import refused
 from tests.integration.listener import served
 from tests.integration.stripe_inbox import Clock
@@ -305,3 +309,15 @@ def test_an_old_alert_that_is_sent_again_is_not_taken_for_one_without_an_address
         assert alert_rows.replay(c, world.row()["id"], world.clock()) is not None
     world.new_sender().run_once()
     assert world.row()["status"] == "delivered"
+
+
+def test_a_worker_sends_alerts_only_when_it_knows_where_to(engine: Engine, redis_url: str) -> None:
+    nodes = RedisNodes.of_url(redis_url, timeout_s=1.0)
+    registry = CollectorRegistry()
+    metrics = (WorkerMetrics(registry), MoneyMetrics(registry))
+    for url, is_there in (("", False), ("http://127.0.0.1:9/hook", True)):
+        secrets = tuple(Secret(one) for one in SECRETS)
+        settings = Settings(alert_url=url, alert_secret=secrets)
+        jobs = jobs_of(engine, nodes, settings, *metrics)
+        assert ("alerts" in [name for name, _, _ in jobs]) is is_there
+    nodes.close()
