@@ -18,7 +18,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select, text
 
-from persistence import accounts, tables
+from persistence import accounts
 from persistence.accounts import AccountRow
 from persistence.errors import AccountUnknown
 from persistence.plan_tables import stripe_subscriptions as subscriptions
@@ -62,14 +62,13 @@ def derive(c: Connection, row: AccountRow) -> Access:
     return Access(AccountStatus.ACTIVE, row.operator_reason)
 
 
-def disputed_and_suspended(c: Connection) -> list[str]:
-    """Return the accounts that a dispute suspends: credits that came since may lift that."""
-    known = tables.accounts.c
-    query = select(known.account).where(
-        known.status == AccountStatus.SUSPENDED.value,
-        known.operator_status == AccountStatus.ACTIVE.value,
-    )
-    return list(c.scalars(query))
+def doubtful(c: Connection) -> dict[str, str]:
+    """Return the accounts that a dispute suspends, or has to, and the status of each.
+
+    Credits that came since may lift a suspension; usage that the ledger learns of only now may have
+    taken an account below zero, after a bank took a payment of it back.
+    """
+    return {row.account: row.status for row in c.execute(_DOUBTFUL)}
 
 
 def _has_open_claim(c: Connection, account: str) -> bool:
@@ -100,5 +99,19 @@ _OPEN_CLAIM: Final = text(
         SELECT FROM stripe_payments p
         JOIN stripe_disputes d ON d.payment_intent = p.payment_intent OR d.charge = p.charge
         WHERE p.account = :account AND d.is_withdrawn AND NOT d.is_forgiven)
+    """
+)
+
+_DOUBTFUL: Final = text(
+    """
+    SELECT a.account, a.status FROM accounts a
+    WHERE a.operator_status = 'active' AND a.status = 'suspended'
+    UNION
+    SELECT a.account, a.status FROM stripe_disputes d
+    JOIN stripe_payments p ON d.payment_intent = p.payment_intent OR d.charge = p.charge
+    JOIN accounts a ON a.account = p.account AND a.operator_status = 'active'
+    WHERE d.is_withdrawn AND NOT d.is_forgiven AND (
+        SELECT sum(l.balance) FROM ledger_accounts l
+        WHERE l.account = a.account AND l.kind IN ('available', 'lent')) < 0
     """
 )

@@ -1,4 +1,4 @@
-"""Access again: credits that came from elsewhere may have lifted what a dispute had suspended."""
+"""Access again: what came since may lift what a dispute suspends, or have it suspend."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from sqlalchemy import Engine
 
 from persistence.database import in_transaction
 from sidecar.billing import access
-from sidecar.domain import AccountStatus
 
 
 class AccessJob:
-    """Derives the status of accounts again that a dispute suspends. Several workers may run one."""
+    """Derives the status of accounts in dispute again. Several workers may run one."""
 
     def __init__(
         self,
@@ -25,12 +24,12 @@ class AccessJob:
         self._now_ms = now_ms
 
     def run_once(self) -> int:
-        """Look at every account that a dispute suspends; return how many may spend again."""
+        """Look at every account that a dispute suspends, or has to; return how many changed."""
         with self._engine.connect() as c:
-            suspended = access.disputed_and_suspended(c)
-        return sum(self._is_lifted(account) for account in suspended)
+            doubtful = access.doubtful(c)
+        return sum(self._is_changed(*one) for one in doubtful.items())
 
-    def _is_lifted(self, account: str) -> bool:
+    def _is_changed(self, account: str, status: str) -> bool:
         now_ms = self._now_ms()
-        status = in_transaction(self._engine, lambda c: access.refresh(c, account, now_ms))
-        return status is not AccountStatus.SUSPENDED
+        found = in_transaction(self._engine, lambda c: access.refresh(c, account, now_ms))
+        return found.value != status

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, and_, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from persistence.money_tables import stripe_disputes as disputes
@@ -82,15 +82,19 @@ def _record(one: Applying, dispute: dict[str, Any]) -> RowMapping:
     }
     new = insert(disputes).values(row)
     changed = ("status", "amount", "is_withdrawn", "reason", "fetched_ms", "updated_ms")
+    # What was forgiven is that the bank had the money then: not that it takes it (again) later.
+    known = disputes.c
+    forgiven = and_(known.is_forgiven, known.is_withdrawn, new.excluded.is_withdrawn)
     kept = new.on_conflict_do_update(
         index_elements=["dispute"],
-        set_={name: getattr(new.excluded, name) for name in changed}
+        set_={name: new.excluded[name] for name in changed}
         | {
-            name: func.coalesce(getattr(disputes.c, name), getattr(new.excluded, name))
+            name: func.coalesce(known[name], new.excluded[name])
             for name in ("payment_intent", "charge")
-        },
+        }
+        | {"is_forgiven": forgiven},
     )
-    return one.c.execute(kept.returning(*disputes.c)).mappings().one()
+    return one.c.execute(kept.returning(*known)).mappings().one()
 
 
 def _tell(one: Applying, dispute: RowMapping, payment: str) -> None:
