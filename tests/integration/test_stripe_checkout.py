@@ -18,12 +18,14 @@ from sidecar.billing.customers import Customers
 from sidecar.billing.errors import StripeAway
 from sidecar.billing.inbox import InboxJob
 from sidecar.billing.stripe_api import StripeApi
+from sidecar.control.resources import THREADS
 from sidecar.kinds import Secret
 from sidecar.metrics import WorkerMetrics
 from tests.integration import fake_stripe
 from tests.integration.control_client import control_listener, error_of, refused
 from tests.integration.fake_stripe import KEY, Fake
-from tests.integration.stripe_events import body_of, signed
+from tests.integration.meter_server import eventually
+from tests.integration.stripe_events import body_of, payment_succeeded, signed
 from tests.integration.stripe_inbox import Clock
 
 CREDIT = 1_000_000
@@ -290,6 +292,20 @@ def test_while_stripe_fails_it_is_a_503_and_the_next_time_it_works(
     session = shop.sold(credits=10 * CREDIT)
     shop.pay(session)
     assert shop.account()["balances"]["ledger"] == 10 * CREDIT
+
+
+def test_a_slow_stripe_does_not_keep_its_own_webhooks_waiting(shop: Shop) -> None:
+    shop.offer()
+    shop.sold(credits=10 * CREDIT)
+    shop.fake.fault("timeout_after", path="/v1/checkout/sessions", count=THREADS, seconds=4)
+    payload = body_of(payment_succeeded())
+    with ThreadPoolExecutor(2 * THREADS) as pool:
+        ask = [pool.submit(shop.checkout, credits=10 * CREDIT) for _ in range(2 * THREADS)]
+        eventually(lambda: len(shop.orders()) > THREADS // 2, "the first orders")
+        delivered = shop.control.post("/stripe/webhook", content=payload, headers=signed(payload))
+        assert delivered.status_code == 200
+        assert not any(one.done() for one in ask)
+        shop.fake.http.post(f"{shop.fake.url}/_fake/faults/clear")
 
 
 def test_what_stripe_refuses_is_a_422_with_its_words(shop: Shop) -> None:
