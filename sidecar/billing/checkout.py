@@ -37,6 +37,8 @@ def session_of(
         "payment_intent_data": payment,
         "line_items": [{"quantity": 1, "price_data": _price(order, what)}],
         "automatic_tax": {"enabled": is_taxed},
+        # What is paid must be in the order's currency.
+        "adaptive_pricing": {"enabled": False},
         "success_url": success_url,
     }
     if is_taxed:

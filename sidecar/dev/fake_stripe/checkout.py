@@ -144,6 +144,9 @@ def _fields(state: State, form: Form) -> dict[str, Any]:
     is_taxed = tax.flag("enabled")
     tax.ignore("liability")
     tax.finish()
+    adaptive = form.part("adaptive_pricing")
+    is_adaptive = adaptive.flag("enabled")
+    adaptive.finish()
     status = "complete" if is_taxed else None
     fields: dict[str, Any] = {
         "success_url": form.required("success_url"),
@@ -153,6 +156,7 @@ def _fields(state: State, form: Form) -> dict[str, Any]:
         "customer_email": form.text("customer_email"),
         "client_reference_id": form.text("client_reference_id"),
         "metadata": form.metadata(),
+        "adaptive_pricing": {"enabled": is_adaptive},
         "automatic_tax": {"enabled": is_taxed, "liability": None, "status": status},
     }
     expires_at = form.integer("expires_at")
