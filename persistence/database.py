@@ -78,6 +78,13 @@ def is_transient(error: Exception) -> bool:
     return isinstance(error, sa.exc.OperationalError | psycopg.OperationalError)
 
 
+def passes_by(error: Exception) -> bool:
+    """Tell whether an error is the database's own and not of what was asked: it is to be raised."""
+    if isinstance(error, DBAPIError):
+        return is_transient(error) or error.connection_invalidated
+    return isinstance(error, LedgerUnavailable)
+
+
 def is_conflict(error: Exception) -> bool:
     """Tell whether another transaction stood in the way (class 40): repeat at once."""
     return (sqlstate(error) or "")[:2] == "40"

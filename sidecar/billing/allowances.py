@@ -106,6 +106,7 @@ def give(c: Connection, known: Sequence[Allowance], now_ms: int) -> None:
                 continue
             expires_ms = _expiry(chain[place:], now_ms)
             if expires_ms is None:
+                _mark_ended(c, [one], now_ms)
                 continue
             is_first = one.granted == 0
             _post(c, one, expires_ms, now_ms)

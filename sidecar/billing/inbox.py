@@ -9,16 +9,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
 
-from persistence.database import is_transient
+from persistence.database import passes_by
 from sidecar.billing import inbox_rows
 from sidecar.billing.applying import FAILED, IGNORED, Applying, Outcome
 from sidecar.billing.errors import EventNotUnderstood, StripeAway, StripeRefused
 from sidecar.billing.handlers import HANDLERS
 from sidecar.billing.inbox_rows import DueEvent
 from sidecar.billing.stripe_api import StripeApi
-from sidecar.errors import LedgerUnavailable
 from sidecar.metrics import WorkerMetrics
 
 log: Final = logging.getLogger(__name__)
@@ -98,10 +96,8 @@ class InboxJob:
             return Outcome(FAILED, str(error))
         except StripeAway as error:
             return Outcome(FAILED, str(error), is_free=True)
-        except LedgerUnavailable:
-            raise
         except Exception as error:
-            if isinstance(error, DBAPIError) and _passes(error):
+            if passes_by(error):
                 raise
             # One event that trips over a bug must not stop those behind it.
             log.exception("applying a Stripe event failed", extra={"event": event.id})
@@ -157,10 +153,6 @@ class InboxJob:
             self._metrics.inbox_events.labels(status).set(count)
         self._metrics.inbox_newest.set(newest_ms / 1000)
         self._gauges_due_ms = now_ms + _GAUGES_EVERY_MS
-
-
-def _passes(error: DBAPIError) -> bool:
-    return is_transient(error) or error.connection_invalidated
 
 
 def _is_patient(outcome: Outcome) -> bool:

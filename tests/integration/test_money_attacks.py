@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+import redis
+from sqlalchemy import Connection, Engine
 
 from persistence import accounts
-from sidecar.billing import operators
+from sidecar.billing import operators, plan_job, plan_states
 from sidecar.billing.access_job import AccessJob
 from sidecar.billing.stripe_api import StripeApi
 from sidecar.domain import AccountStatus
 from tests.integration import fake_stripe
 from tests.integration.fake_stripe import Fake
+from tests.integration.ledger_world import World
+from tests.integration.plan_objects import (
+    DAY,
+    MONTH,
+    START,
+    Object,
+    invoice,
+    item,
+    line,
+    subscription,
+)
+from tests.integration.plan_world import PlanWorld
 from tests.integration.stripe_events import event, refund_of, session_completed
 from tests.integration.stripe_inbox import CREDITS, Inbox
 from tests.integration.test_stripe_disputes import Bank
@@ -116,3 +130,56 @@ def test_usage_that_is_flushed_after_a_chargeback_suspends_too(bank: Bank) -> No
     inbox.spend(1)  # it was used before the chargeback
     AccessJob(inbox.engine, now_ms=inbox.clock).run_once()
     assert inbox.status() == "suspended"
+
+
+# Plans --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plans(engine: Engine, redis_client: redis.Redis) -> PlanWorld:
+    made = PlanWorld(World(engine, redis_client))
+    made.world.put("acme")
+    made.plan(allowance=1_000)
+    made.stripe.put(subscription())
+    return made
+
+
+def _paid_at(made: Object, at: int) -> Object:
+    return made | {"status_transitions": {"paid_at": at}}
+
+
+def test_a_period_that_comes_too_late_to_be_given_holds_up_no_other_plan(plans: PlanWorld) -> None:
+    # A year, then months of which the second was paid too late to save what was left of the first.
+    for number, paid in ((1, MONTH), (2, 2 * MONTH + 5 * DAY)):
+        bill = [line(start=START + number * MONTH)]
+        made = invoice(f"in_{number + 1}", bill, "subscription_cycle")
+        plans.clock.now = (START + paid) * 1000
+        plans.paid(_paid_at(made, START + paid))
+    plans.plan("price_year", allowance=100)
+    year = [line(price="price_year", end=START + 365 * DAY)]
+    plans.paid(_paid_at(invoice("in_1", year), START))
+    assert plans.ledger() == 1_000
+    assert plans.job.run_once() == 0
+
+
+def test_a_plan_that_trips_over_a_bug_holds_up_no_other_plan(
+    plans: PlanWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans.plan("price_year", allowance=100, allowance_interval="month", rollover_cap=1_000)
+    plans.world.put("other")
+    for number, account in ((1, "acme"), (2, "other")):
+        bill = [line(f"si_{number}", "price_year", end=START + 365 * DAY)]
+        one = item(f"si_{number}", "price_year", current_period_end=START + 365 * DAY)
+        named: Any = {"metadata": {"account": account}}
+        plans.stripe.put(subscription(f"sub_{number}", items=[one], **named))
+        details = named | {"subscription": f"sub_{number}"}
+        plans.paid(invoice(f"in_{number}", bill, parent={"subscription_details": details}))
+
+    def settle(c: Connection, subscription: str, now_ms: int) -> None:
+        assert subscription != "sub_1", "a bug"
+        plan_states.settle(c, subscription, now_ms)
+
+    monkeypatch.setattr(plan_job, "settle", settle)
+    plans.clock.now += 32 * DAY * 1000
+    plans.job.run_once()
+    assert plans.ledger("other") == 200
