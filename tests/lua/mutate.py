@@ -97,12 +97,22 @@ EQUIVALENT: Final[dict[tuple[str, str, str], str]] = {
         "local overdrawn = math.min(lacking, total_of(rest))",
     ): "with something lacking no grant has a rest",
     ("restore", "if amount > 0 then", "if amount >= 0 then"): "no event has a part of nothing",
+    (
+        "open",
+        "if tonumber(call('HGET', account_key, 'epoch')) > tonumber(epoch) then",
+        "if tonumber(call('HGET', account_key, 'epoch')) >= tonumber(epoch) then",
+    ): "one of the same epoch is not fenced",
     ("prelude", "local now_ms = 0", "local now_ms = 1"): "the clock is read before it is used",
     (
         "prelude",
         "if at_ms < account.next_expiry then",
         "if at_ms <= account.next_expiry then",
     ): "it writes what is there",
+    (
+        "prelude",
+        "elseif level > account.rung and available < was and (was > 0 or is_call) then",
+        "elseif level > account.rung and available <= was and (was > 0 or is_call) then",
+    ): "it is asked only when they differ",
     ("prelude", "if debt <= 0 then", "if debt < 0 then"): "covering nothing changes nothing",
     (
         "prelude",
