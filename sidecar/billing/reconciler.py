@@ -100,15 +100,17 @@ class Reconciler:
     def objects(self, since_ms: int) -> Report:
         """Store, as events, the objects made since an instant that our rows do not show as theirs.
 
-        Raises as `events`.
+        Raises as `events`; a kind that Stripe refuses to list keeps no other one from being seen.
         """
         report = Report("objects")
+        refused = []
         for comparison in COMPARISONS:
-            for batch in _batches(self._listed(comparison, since_ms)):
-                report.seen += len(batch)
-                for one in self._different(comparison, batch):
-                    self._store(report, self._made(comparison.event_type, one), one["id"])
-                self._progress(report.name, report.seen, report.found)
+            try:
+                self._compare(report, comparison, since_ms)
+            except StripeRefused as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
         return report
 
     def subscriptions(self) -> Report:
@@ -132,6 +134,13 @@ class Reconciler:
             self._progress(report.name, report.seen, report.found)
         return report
 
+    def _compare(self, report: Report, comparison: Comparison, since_ms: int) -> None:
+        for batch in _batches(self._listed(comparison, since_ms)):
+            report.seen += len(batch)
+            for one in self._different(comparison, batch):
+                self._store(report, self._made(comparison.event_type, one), one["id"])
+            self._progress(report.name, report.seen, report.found)
+
     def _listed(self, comparison: Comparison, since_ms: int) -> Iterator[Object]:
         since = {"gte": since_ms // 1000}
         found = self._api.every(comparison.path, created=since, **comparison.parameters)
@@ -150,13 +159,19 @@ class Reconciler:
     def _current(self, event: Object) -> Object:
         """Return an event whose object has the shape that is read here.
 
-        Events keep the shape of the version that the Stripe account had by default.
+        Events keep the shape of the version that the Stripe account had by default. One whose
+        object is gone is all that there is.
         """
         thing = event["data"]["object"]
         path = _PATHS.get(thing.get("object", ""))
         if event.get("api_version") == API_VERSION or path is None:
             return event
-        fetched = self._api.get(f"{path}/{thing['id']}")
+        try:
+            fetched = self._api.get(f"{path}/{thing['id']}")
+        except StripeRefused as error:
+            if not error.is_missing:
+                raise
+            return event
         return event | {"api_version": API_VERSION, "data": {"object": fetched}}
 
     def _made(self, kind: str, thing: Object) -> Object:

@@ -10,8 +10,11 @@ import redis
 from sqlalchemy import Connection, Engine
 
 from persistence import accounts
+from persistence.stripe_tables import stripe_events
+from persistence.top_up_tables import reconciler_runs
 from sidecar.billing import operators, plan_job, plan_states
 from sidecar.billing.access_job import AccessJob
+from sidecar.billing.errors import StripeRefused
 from sidecar.billing.stripe_api import StripeApi
 from sidecar.domain import AccountStatus
 from tests.integration import fake_stripe
@@ -30,6 +33,7 @@ from tests.integration.plan_objects import (
 from tests.integration.plan_world import PlanWorld
 from tests.integration.stripe_events import event, refund_of, session_completed
 from tests.integration.stripe_inbox import CREDITS, Inbox
+from tests.integration.test_reconciler import Shop
 from tests.integration.test_stripe_disputes import Bank
 
 
@@ -183,3 +187,51 @@ def test_a_plan_that_trips_over_a_bug_holds_up_no_other_plan(
     plans.clock.now += 32 * DAY * 1000
     plans.job.run_once()
     assert plans.ledger("other") == 200
+
+
+# The reconciler -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(engine: Engine) -> Iterator[Shop]:
+    with fake_stripe.running() as own:
+        made = Shop(engine, own)
+        yield made
+        made.job.close()
+
+
+def test_an_event_whose_object_is_gone_hides_no_other(shop: Shop) -> None:
+    shop.pay()
+    shop.fake.advance(1)
+    gone = {"id": "sub_gone", "object": "subscription", "status": "canceled"}
+    newest = dict(shop.fake.state.events[-1])
+    shop.fake.state.events.append(
+        newest
+        | {"id": "evt_gone", "type": "customer.subscription.deleted", "api_version": "2019-12-03"}
+        | {"data": {"object": gone}}
+    )
+    shop.reconcile()
+    assert shop.inbox.ledger() == CREDITS
+    assert "evt_gone" in {row["id"] for row in shop.inbox.rows(stripe_events)}
+
+
+def test_what_stripe_refuses_to_list_hides_nothing_else(shop: Shop) -> None:
+    shop.job.run_once()
+    shop.fake.advance(86_400)
+    subscription = shop.fake.subscribe(shop.fake.customer()[0], shop.fake.price())
+    shop.fake.state.events.clear()
+    refused = "/v1/radar/early_fraud_warnings"
+    every = shop.api.every
+
+    def listed(path: str, **parameters: Any) -> Any:
+        if path == refused:  # by a restricted key
+            raise StripeRefused("no permission", status=403)
+        return every(path, **parameters)
+
+    shop.api.every = listed  # type: ignore[method-assign]
+    with pytest.raises(StripeRefused):
+        shop.job.run_once()
+    stored = {row["object_id"] for row in shop.inbox.rows(stripe_events)}
+    assert subscription.id in stored
+    runs = {row["name"]: row["reached_ms"] for row in shop.inbox.rows(reconciler_runs)}
+    assert runs["objects"] < shop.now_ms()  # it is looked for again
