@@ -62,10 +62,14 @@ class Proved:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a run came to. Windows stand in the order of time, two and two a pair."""
+    """Everything a run came to. Windows stand in the order of time, two and two a pair.
+
+    `kind` names those that are not quiet: what stood in for a flood is no flood.
+    """
 
     windows: Sequence[Window]
     proved: Proved
+    kind: str = "flooded"
 
     @property
     def quiet(self) -> list[Window]:
@@ -119,7 +123,7 @@ def write(path: Path, report: Report, machine: Mapping[str, str]) -> None:
     ratios = {call: {figure: report.ratios(call, figure) for figure in _SHARES} for call in CALLS}
     content = {
         "machine": machine,
-        "windows": [_as_json(window) for window in report.windows],
+        "windows": [_as_json(window, report.kind) for window in report.windows],
         "ratios": ratios,
         "proved": asdict(report.proved),
         "problems": report.problems,
@@ -143,10 +147,12 @@ def _latencies(report: Report) -> Table:
         table.add_column(column, justify="left" if at < 2 else "right")
     flooded = [window for window, _ in report.floods]
     for call in CALLS:
-        for kind, windows in (("quiet", report.quiet), ("flooded", flooded)):
+        for kind, windows in (("quiet", report.quiet), (report.kind, flooded)):
             _add_row(table, call, kind, windows)
         ratios = (report.ratios(call, figure) or [0.0] for figure in _SHARES)
-        table.add_row(call, "flooded / quiet", "", "", *(spread(r, 2) for r in ratios), "", "")
+        table.add_row(
+            call, f"{report.kind} / quiet", "", "", *(spread(r, 2) for r in ratios), "", ""
+        )
     return table
 
 
@@ -192,7 +198,7 @@ def _sentences(report: Report) -> list[str]:
         f"credits bought: {proved.top_ups:,} microcredits",
         f"load average at the windows: {spread(loads, 2)}",
         f"taken of the measured cores by others: quiet {_percents(report.quiet)}, "
-        f"flooded {_percents([window for window, _ in floods])}",
+        f"{report.kind} {_percents([window for window, _ in floods])}",
         f"charges: {proved.charges:,}, acknowledged {proved.acknowledged:,} microcredits, "
         f"ledger {proved.ledger:,}",
         f"mismatches: {len(proved.mismatches)}; audit discrepancies: {proved.discrepancies}",
@@ -203,10 +209,10 @@ def _percents(windows: Sequence[Window]) -> str:
     return spread([window.others_share * 100 for window in windows], 0) + " %"
 
 
-def _as_json(window: Window) -> dict[str, Any]:
+def _as_json(window: Window, kind: str) -> dict[str, Any]:
     flooded = window.flooded
     return {
-        "kind": "quiet" if flooded is None else "flooded",
+        "kind": "quiet" if flooded is None else kind,
         "calls": {call: len(samples) for call, samples in window.samples_ms.items()},
         "latencies_ms": {call: window.figures(call) for call in CALLS},
         "errors": dict(window.errors),

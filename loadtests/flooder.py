@@ -92,9 +92,8 @@ class Flooder:
 
 
 @contextlib.contextmanager
-def flooding(plan: Plan) -> Iterator[Flooder]:
-    """Have the process, at rest."""
-    flooder = Flooder(plan)
+def flooding(flooder: Flooder) -> Iterator[Flooder]:
+    """Have the process, at rest; it ends with the block."""
     try:
         yield flooder
     finally:

@@ -23,6 +23,7 @@ import redis
 from rich.console import Console
 
 from loadtests import cores, figures, flood_proof, ledger
+from loadtests.burner import Burner, burning
 from loadtests.cores import Cores, Intruders
 from loadtests.flood_proof import Proof
 from loadtests.flood_report import Report, Window, show, write
@@ -39,6 +40,7 @@ ACCOUNTS: Final = 64
 GRANTED: Final = 1_000_000_000_000
 _SECRET: Final = "whsec_of_the_load_run"
 _WARM_UP_SECONDS: Final = 1.0
+Trouble = Flooder | Burner
 _CALLS_A_ROUND: Final = 3  # a debit, a hold and its settle: two flows
 
 
@@ -51,6 +53,7 @@ class Options:
     rate: float
     senders: int
     deliveries: float
+    burn: int
     cores: Cores
 
 
@@ -90,6 +93,13 @@ class Options:
     show_default=True,
     help="Deliveries a second in a flood; 0: as fast as they are answered.",
 )
+@click.option(
+    "--burn",
+    type=click.IntRange(0, 256),
+    default=0,
+    metavar="COUNT",
+    help="No flood: so many processes that are busy with nothing, for comparison.",
+)
 @click.option("--pin/--no-pin", "is_pinned", default=True, show_default=True,
               help="Give the hot path one half of the cores, and the rest the other.")  # fmt: skip
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path),
@@ -100,6 +110,7 @@ def main(
     rate: float,
     senders: int,
     deliveries: float,
+    burn: int,
     is_pinned: bool,
     json_path: Path | None,
 ) -> None:
@@ -116,7 +127,7 @@ def main(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     halves = Cores.halves() if is_pinned else Cores()
-    options = Options(pairs, seconds, rate, senders, deliveries, halves)
+    options = Options(pairs, seconds, rate, senders, deliveries, burn, halves)
     machine, say = figures.machine(), sayer(Console(stderr=True))
     try:
         report = _run(options, say)
@@ -131,9 +142,12 @@ def main(
 
 def _load_of(options: Options) -> str:
     pace = f"at most {options.deliveries:g}/s" if options.deliveries else "as fast as answered"
+    senders = f"{options.senders} senders, {pace}"
+    if options.burn:
+        senders = f"NO FLOOD but {options.burn} processes busy with nothing in its place"
     return (
         f"{options.rate:g} calls/s, {options.pairs} windows of each kind, {options.seconds:g} s "
-        f"each; {options.senders} senders, {pace}"
+        f"each; {senders}"
     )
 
 
@@ -148,12 +162,21 @@ def _run(options: Options, say: Say) -> Report:
         ledger.make_accounts(engine, accounts, GRANTED, 1)
         ledger.wait_applied(engine, accounts, seconds=60)
         proof = Proof(stack, engine, client, accounts, GRANTED, say)
-        plan = Plan(webhook, _SECRET, tuple(accounts), options.senders, options.deliveries)
-        with cores.on(options.cores.others):
-            flooder = closing.enter_context(flooding(plan))
+        flooder = closing.enter_context(_trouble(options, webhook, accounts))
         told = Told()
         windows = _windows(options, stack, proof, flooder, told)
-        return Report(windows, flood_proof.prove(proof, told, windows))
+        kind = "burning" if options.burn else "flooded"
+        return Report(windows, flood_proof.prove(proof, told, windows), kind)
+
+
+def _trouble(
+    options: Options, webhook: str, accounts: Sequence[str]
+) -> contextlib.AbstractContextManager[Trouble]:
+    if options.burn:
+        return burning(options.burn, options.cores.others)
+    plan = Plan(webhook, _SECRET, tuple(accounts), options.senders, options.deliveries)
+    with cores.on(options.cores.others):
+        return flooding(Flooder(plan))
 
 
 @contextlib.contextmanager
@@ -182,7 +205,7 @@ def _running(directory: Path, halves: Cores, say: Say) -> Iterator[tuple[Stack, 
 
 
 def _windows(
-    options: Options, stack: Stack, proof: Proof, flooder: Flooder, told: Told
+    options: Options, stack: Stack, proof: Proof, flooder: Trouble, told: Told
 ) -> Sequence[Window]:
     def session(name: str) -> Session:
         return Session(stack.sidecars[0], proof.accounts, told, name)
@@ -201,11 +224,11 @@ def _windows(
     return windows
 
 
-def _quiet(options: Options, session: Session, _proof: Proof, _flooder: Flooder) -> Window:
+def _quiet(options: Options, session: Session, _proof: Proof, _flooder: Trouble) -> Window:
     return _measured(options, session)
 
 
-def _flooded(options: Options, session: Session, proof: Proof, flooder: Flooder) -> Window:
+def _flooded(options: Options, session: Session, proof: Proof, flooder: Trouble) -> Window:
     before = flood_proof.finished(proof.engine)
     flooder.begin()
     window = _measured(options, session)
