@@ -353,7 +353,7 @@ class MoneyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.reconciler_succeeded: Final = Gauge(
             "credits_reconciler_succeeded_timestamp_seconds",
-            "When a pass of the reconciler last came to its end, by pass.",
+            "When a pass of the reconciler last came to its end, by pass; 0: never.",
             ("pass",),
             registry=registry,
         )

@@ -14,6 +14,7 @@ from persistence.auditing import Turn
 from persistence.database import in_transaction
 from persistence.top_up_tables import reconciler_runs as runs
 from sidecar.billing import inbox_rows
+from sidecar.billing.errors import StripeAway, StripeRefused
 from sidecar.billing.reconciler import Reconciler, Report
 from sidecar.metrics import MoneyMetrics
 
@@ -35,9 +36,12 @@ _FIRST_MS: Final = DAY_MS  # how far back a ledger looks that never looked befor
 KEPT_MS: Final = 30 * DAY_MS
 """How long Stripe keeps events."""
 
+_FIRST_WAIT_MS: Final = 15_000
+_LONGEST_WAIT_MS: Final = 15 * MINUTE_MS
+
 
 class ReconcilerJob:
-    """Runs the passes that are due."""
+    """Runs the passes that are due. One that fails waits, ever longer, and holds up no other."""
 
     def __init__(
         self,
@@ -52,6 +56,8 @@ class ReconcilerJob:
         self._metrics = metrics
         self._now_ms = now_ms
         self._turn = Turn(engine, TURN_LOCK)
+        self._failures = dict.fromkeys(_EVERY_MS, 0)
+        self._wait_until_ms = dict.fromkeys(_EVERY_MS, 0)
 
     def run_once(self) -> int:
         """Run the passes that are due, when no other worker does; return how many that were.
@@ -59,20 +65,51 @@ class ReconcilerJob:
         Raises `StripeAway`, `StripeRefused` and the errors of the database; the pass is tried
         again.
         """
-        if not self._turn.take():
-            return 0
-        done = 0
-        for name in _EVERY_MS:
-            with self._engine.connect() as c:
-                reached_ms = reached(c, name)
-            if reached_ms is None or self._now_ms() >= reached_ms + _EVERY_MS[name]:
-                self._pass(name, reached_ms)
-                done += 1
-        return done
+        try:
+            return self._run_due() if self._turn.take() else 0
+        finally:
+            self._show_successes()
 
     def close(self) -> None:
         """Let another worker have the turn. Call when no round runs."""
         self._turn.leave()
+
+    def _run_due(self) -> int:
+        done, failures = 0, []
+        for name in _EVERY_MS:
+            with self._engine.connect() as c:
+                reached_ms = reached(c, name)
+            if not self._is_due(name, reached_ms):
+                continue
+            try:
+                self._pass(name, reached_ms)
+            except (StripeAway, StripeRefused) as error:
+                self._put_off(name)
+                failures.append(error)
+            else:
+                self._failures[name] = 0
+                done += 1
+        if failures:
+            raise failures[0]
+        return done
+
+    def _is_due(self, name: str, reached_ms: int | None) -> bool:
+        due_ms = 0 if reached_ms is None else reached_ms + _EVERY_MS[name]
+        return self._now_ms() >= max(due_ms, self._wait_until_ms[name])
+
+    def _put_off(self, name: str) -> None:
+        """Wait before a pass is begun again: it asks much, and a wrong key stays wrong."""
+        wait_ms = min(_LONGEST_WAIT_MS, _FIRST_WAIT_MS * 2 ** min(self._failures[name], 10))
+        self._failures[name] += 1
+        self._wait_until_ms[name] = self._now_ms() + wait_ms
+
+    def _show_successes(self) -> None:
+        """Show, on every worker, when each pass last came to its end; 0: never."""
+        with self._engine.connect() as c:
+            known = succeeded(c)
+        for name in _EVERY_MS:
+            gauge = self._metrics.reconciler_succeeded.labels(name)
+            gauge.set(known.get(name, 0) / 1000)
 
     def _pass(self, name: str, reached_ms: int | None) -> None:
         began_ms = self._now_ms()
@@ -134,6 +171,13 @@ def reached(c: Connection, name: str) -> int | None:
     """Return up to which instant a pass has looked; None when it never did."""
     found: int | None = c.scalar(select(runs.c.reached_ms).where(runs.c.name == name))
     return found
+
+
+def succeeded(c: Connection) -> dict[str, int]:
+    """Return when each pass last came to its end."""
+    return {
+        row.name: row.succeeded_ms for row in c.execute(select(runs.c.name, runs.c.succeeded_ms))
+    }
 
 
 def write_run(c: Connection, report: Report, reached_ms: int, now_ms: int) -> None:

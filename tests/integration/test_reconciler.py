@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from persistence.stripe_tables import stripe_events
 from persistence.top_up_tables import reconciler_runs
+from sidecar.billing.errors import StripeAway
 from sidecar.billing.reconciler import Reconciler
 from sidecar.billing.reconciling import DAY_MS, HOUR_MS, ReconcilerJob, RetentionJob
 from sidecar.billing.stripe_api import StripeApi
@@ -175,8 +176,42 @@ def test_a_pass_that_fails_is_done_again_whole(shop: Shop) -> None:
     shop.fake.http.post(faults, json={"kind": "error_before", "path": "/v1/events", "count": 1})
     with pytest.raises(Exception, match="Stripe gave no answer"):
         shop.job.run_once()
+    shop.fake.advance(15)
     shop.reconcile()
     assert shop.inbox.ledger() == CREDITS
+
+
+def test_a_pass_that_stripe_refuses_waits_ever_longer_and_holds_up_no_other(shop: Shop) -> None:
+    faults = f"{shop.fake.url}/_fake/faults"
+    fault = {"kind": "error_before", "path": "/v1/events", "count": 100}
+    shop.fake.http.post(faults, json=fault)
+    with pytest.raises(StripeAway):
+        shop.job.run_once()
+    assert {row["name"] for row in shop.inbox.rows(reconciler_runs)} == {"objects", "subscriptions"}
+    assert shop.job.run_once() == 0
+    for seconds in (15, 30, 60):
+        shop.fake.advance(seconds - 1)
+        assert shop.job.run_once() == 0
+        shop.fake.advance(1)
+        with pytest.raises(StripeAway):
+            shop.job.run_once()
+
+
+def test_every_worker_shows_when_a_pass_last_succeeded(shop: Shop) -> None:
+    registry = CollectorRegistry()
+    metrics = MoneyMetrics(registry)
+    other = ReconcilerJob(shop.inbox.engine, shop.reconciler, metrics, now_ms=shop.now_ms)
+    name, labels = "credits_reconciler_succeeded_timestamp_seconds", {"pass": "events"}
+    key = StripeApi("sk_test_wrong", "http://127.0.0.1:9", timeout_s=1)
+    deaf = Reconciler(shop.inbox.engine, key, shop.now_ms, livemode=False)
+    failing = ReconcilerJob(shop.inbox.engine, deaf, metrics, now_ms=shop.now_ms)
+    with pytest.raises(StripeAway):
+        failing.run_once()
+    failing.close()
+    assert registry.get_sample_value(name, labels) == 0
+    shop.reconcile()
+    assert other.run_once() == 0
+    assert registry.get_sample_value(name, labels) == shop.now_ms() / 1000
 
 
 def test_the_first_look_of_a_new_ledger_is_no_alarm(
