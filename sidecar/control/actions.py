@@ -13,14 +13,22 @@ from sidecar.control.resources import Call
 
 
 def record(c: Connection, call: Call[Any], action: str) -> None:
-    """Write down that the caller did `action`, with what it sent and where it came from."""
-    is_struct = isinstance(call.body, msgspec.Struct)
+    """Write down that the caller did `action`: to what, with what it sent, and from where.
+
+    Without URLs: those of a shop may carry tokens, and this log is for ever.
+    """
+    sent = msgspec.to_builtins(call.body) if isinstance(call.body, msgspec.Struct) else {}
+    named = {name: value for name, value in call.path.items() if name != "account"}
     c.execute(
         insert(control_actions).values(
             at_ms=now_ms(),
             action=action,
             account=call.path.get("account"),
-            body=msgspec.to_builtins(call.body) if is_struct else dict(call.path),
+            body=named | {name: value for name, value in sent.items() if not _is_url(name)},
             remote=call.remote,
         )
     )
+
+
+def _is_url(name: str) -> bool:
+    return name.endswith("_url")

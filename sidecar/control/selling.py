@@ -90,7 +90,10 @@ class CheckoutHandlers:
             key = f"portal:{uuid.uuid4().hex}"
             return self._stripe.post("/v1/billing_portal/sessions", parameters, key=key)
 
-        return json_answer({"url": asking(make)["url"]})
+        session = asking(make)
+        # Whoever has the page may change cards and cancel plans.
+        self._ledger.run(lambda c: record(c, call, "make_portal"))
+        return json_answer({"url": session["url"]})
 
     def _session(self, order: Order, body: CheckoutBody) -> dict[str, Any]:
         parameters = checkout.session_of(
@@ -142,6 +145,7 @@ def _order(c: Connection, call: Call[CheckoutBody]) -> Order:
     )
     if account.granted_total + order.credits > MAX_AMOUNT:
         raise TotalExceeded(account.account)
+    record(c, call, "make_checkout")
     return order
 
 

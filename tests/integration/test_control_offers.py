@@ -132,8 +132,9 @@ def test_offers_are_listed_newest_first_in_pages_and_as_csv(
     refused(control.get("/v1/offers?cursor=x"), 422, "invalid_request", "cursor")
     refused(control.put("/v1/offers/a%20b", json=TEN), 422, "invalid_request", "id")
     with engine.connect() as c:
-        actions = list(c.scalars(select(control_actions.c.action)))
-    assert actions == ["put_account", *["put_offer"] * 4]
+        actions = list(c.execute(select(control_actions.c.action, control_actions.c.body)))
+    assert [action for action, _ in actions] == ["put_account", *["put_offer"] * 4]
+    assert actions[-1].body == {"id": "a", "price": 2_000}
 
 
 def test_an_order_stays_as_it_was_made_whatever_becomes_of_the_offer(

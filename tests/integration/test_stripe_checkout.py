@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, select
 
 from persistence.money_tables import orders
+from persistence.stripe_tables import control_actions
 from sidecar.billing.customers import Customers
 from sidecar.billing.errors import StripeAway
 from sidecar.billing.inbox import InboxJob
@@ -30,6 +31,8 @@ from tests.integration.stripe_inbox import Clock
 
 CREDIT = 1_000_000
 BODY = {"success_url": "https://shop.example/done?session={CHECKOUT_SESSION_ID}"}
+
+NONE = {"offer": None, "currency": None}
 
 
 @pytest.fixture
@@ -331,6 +334,18 @@ def test_the_portal_is_the_customers_own(shop: Shop) -> None:
     refused(nobody, 404, "account_not_found")
     wrong = shop.control.post("/v1/accounts/acme/portal", json={"return_url": "x"})
     refused(wrong, 422, "invalid_request", "return_url")
+
+
+def test_who_asked_for_a_page_is_in_the_log_of_actions_and_no_url_is(shop: Shop) -> None:
+    shop.offer()
+    shop.checkout(credits=25 * CREDIT)
+    shop.control.post("/v1/accounts/acme/portal", json={"return_url": "https://x.example/?t=s3cr"})
+    with shop.engine.connect() as c:
+        rows = c.execute(select(control_actions).order_by(control_actions.c.id)).all()
+    made = [(row.action, row.account, row.body) for row in rows[-2:]]
+    assert made[0] == ("make_checkout", "acme", {"credits": 25 * CREDIT, "save_card": False} | NONE)
+    assert made[1] == ("make_portal", "acme", {})
+    assert [row.body.get("id") for row in rows if row.action == "put_offer"] == ["rate"]
 
 
 def test_without_a_key_for_stripe_there_is_no_page(
