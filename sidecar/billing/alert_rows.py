@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select, update
 from persistence.cursors import Page, decode_cursor, page_of
 from persistence.top_up_tables import alerts
 
+STATUSES: Final = ("pending", "delivered", "dead")
 _SHOWN: Final = (
     alerts.c.id,
     alerts.c.kind,
@@ -83,12 +84,18 @@ def count_pending(c: Connection) -> int:
 
 
 def list_alerts(
-    c: Connection, limit: int, cursor: str | None = None, account: str | None = None
+    c: Connection,
+    limit: int,
+    cursor: str | None = None,
+    account: str | None = None,
+    status: str | None = None,
 ) -> Page[dict[str, Any]]:
     """Return a page of the alerts, newest first. Raises `Refusal` (422) for a bad cursor."""
     query = select(alerts.c.no, *_SHOWN).order_by(alerts.c.no.desc()).limit(limit + 1)
     if account is not None:
         query = query.where(alerts.c.account == account)
+    if status is not None:
+        query = query.where(alerts.c.status == status)
     if cursor is not None:
         (before,) = decode_cursor(cursor, 1)
         query = query.where(alerts.c.no < before)

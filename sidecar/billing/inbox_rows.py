@@ -15,6 +15,7 @@ from persistence.stripe_tables import stripe_events as events
 from persistence.tables import accounts
 from sidecar.billing.webhook import StripeEvent
 
+STATUSES: Final = ("pending", "applied", "ignored", "failed", "dead")
 _OPEN: Final = ("pending", "failed")
 _UNFINISHED: Final = (*_OPEN, "dead")
 _SHOWN: Final = (
@@ -105,9 +106,13 @@ def replay(c: Connection, id: str, now_ms: int) -> RowMapping | None:
     return c.execute(again).mappings().one_or_none()
 
 
-def list_events(c: Connection, limit: int, cursor: str | None = None) -> Page[dict[str, Any]]:
+def list_events(
+    c: Connection, limit: int, cursor: str | None = None, status: str | None = None
+) -> Page[dict[str, Any]]:
     """Return a page of the events, newest first. Raises `Refusal` (422) for a bad cursor."""
     query = select(events.c.no, *_SHOWN).order_by(events.c.no.desc()).limit(limit + 1)
+    if status is not None:
+        query = query.where(events.c.status == status)
     if cursor is not None:
         (before,) = decode_cursor(cursor, 1)
         query = query.where(events.c.no < before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -11,6 +11,9 @@ from sidecar.commands.accounts import Credits
 from sidecar.commands.amounts import format_credits
 from sidecar.commands.environment import data_dir_option, json_option
 from sidecar.commands.paths import account_path, call_control, page_options, path_of, print_page
+
+EVENT_STATUSES: Final = ("pending", "applied", "ignored", "failed", "dead")
+ALERT_STATUSES: Final = ("pending", "delivered", "dead")
 
 
 @click.group("auto-top-up")
@@ -61,31 +64,36 @@ def stripe() -> None:
 
     \b
     Examples:
-      credit-sidecar stripe events
-      credit-sidecar stripe replay evt_123
+      credit-sidecar stripe events --status dead
+      credit-sidecar stripe replay evt_123 evt_456
       credit-sidecar stripe fees
     """
 
 
 @stripe.command("events")
+@click.option("--status", type=click.Choice(EVENT_STATUSES), help="Of one status only.")
 @page_options
 @data_dir_option
 @json_option
-def events(limit: int, cursor: str | None, data_dir: Path | None, is_json: bool) -> None:
+def events(
+    status: str | None, limit: int, cursor: str | None, data_dir: Path | None, is_json: bool
+) -> None:
     """List the events in the inbox, newest first."""
-    page = call_control(data_dir, "GET", path_of("stripe", "events"), params=_paging(limit, cursor))
+    params = _params(limit=limit, cursor=cursor, status=status)
+    page = call_control(data_dir, "GET", path_of("stripe", "events"), params=params)
     columns = ("event", "type", "object", "received", "status", ">tries", "error")
     print_page(page, columns, _event_line, page, is_json)
 
 
 @stripe.command("replay")
-@click.argument("event")
+@click.argument("events", metavar="EVENT...", nargs=-1, required=True)
 @data_dir_option
 @json_option
-def replay_event(event: str, data_dir: Path | None, is_json: bool) -> None:
-    """Have a worker apply an event again; nothing is given twice."""
-    row = call_control(data_dir, "POST", path_of("stripe", "events", event, "replay"))
-    _print_replayed(row, is_json)
+def replay_events(events: tuple[str, ...], data_dir: Path | None, is_json: bool) -> None:
+    """Have a worker apply events again; nothing is given twice."""
+    for event in events:
+        row = call_control(data_dir, "POST", path_of("stripe", "events", event, "replay"))
+        _print_replayed(row, is_json)
 
 
 @stripe.command("fees")
@@ -113,37 +121,38 @@ def alerts() -> None:
     \b
     Examples:
       credit-sidecar alerts list --account acme
-      credit-sidecar alerts replay alert_123
+      credit-sidecar alerts list --status dead
+      credit-sidecar alerts replay alert_123 alert_456
     """
 
 
 @alerts.command("list")
 @click.option("--account", help="Of one account only.")
+@click.option("--status", type=click.Choice(ALERT_STATUSES), help="Of one status only.")
 @page_options
 @data_dir_option
 @json_option
-def list_alerts(
-    account: str | None, limit: int, cursor: str | None, data_dir: Path | None, is_json: bool
-) -> None:
+def list_alerts(data_dir: Path | None, is_json: bool, **filters: Any) -> None:
     """List the alerts, newest first."""
-    params = _paging(limit, cursor) | ({"account": account} if account else {})
+    params = _params(**filters)
     page = call_control(data_dir, "GET", path_of("alerts"), params=params)
     columns = ("alert", "kind", "account", "raised", "status", ">tries", "error")
     print_page(page, columns, _alert_line, page, is_json)
 
 
 @alerts.command("replay")
-@click.argument("alert")
+@click.argument("alerts", metavar="ALERT...", nargs=-1, required=True)
 @data_dir_option
 @json_option
-def replay_alert(alert: str, data_dir: Path | None, is_json: bool) -> None:
-    """Have a worker send an alert again, under the same id."""
-    row = call_control(data_dir, "POST", path_of("alerts", alert, "replay"))
-    _print_replayed(row, is_json)
+def replay_alerts(alerts: tuple[str, ...], data_dir: Path | None, is_json: bool) -> None:
+    """Have a worker send alerts again, each under the same id."""
+    for alert in alerts:
+        row = call_control(data_dir, "POST", path_of("alerts", alert, "replay"))
+        _print_replayed(row, is_json)
 
 
-def _paging(limit: int, cursor: str | None) -> dict[str, Any]:
-    return {"limit": limit} | ({"cursor": cursor} if cursor else {})
+def _params(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _event_line(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -30,10 +30,11 @@ class AlertHandlers:
         self._ledger = ledger
 
     def list_page(self, call: Call[bytes]) -> Response:
-        """Return a page of the alerts, of all accounts or of one."""
+        """Return a page of the alerts: of all accounts or one, of any status or one."""
         limit, cursor = queries.limit(call.query), call.query.get("cursor")
         account = queries.account(call.query)
-        page = self._ledger.run(lambda c: alert_rows.list_alerts(c, limit, cursor, account))
+        status = queries.status(call.query, alert_rows.STATUSES)
+        page = self._ledger.run(lambda c: alert_rows.list_alerts(c, limit, cursor, account, status))
         return page_answer(page, ALERT_COLUMNS, call.headers.get("accept"))
 
     def replay(self, call: Call[bytes]) -> Response:

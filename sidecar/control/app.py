@@ -150,7 +150,7 @@ def _statement_routes(statements: StatementHandlers) -> list[Route]:
 
 def _stripe_routes(stripe: StripeHandlers) -> list[Route]:
     return [
-        Route("GET", "/v1/stripe/events", stripe.list_page, query=PAGING),
+        Route("GET", "/v1/stripe/events", stripe.list_page, query=(*PAGING, "status")),
         Route("POST", "/v1/stripe/events/{id}/replay", stripe.replay),
     ]
 

@@ -73,7 +73,7 @@ def money_routes(handlers: MoneyHandlers) -> list[Route]:
         Route("PUT", f"{_ACCOUNT}/auto-top-up", top_ups.put, body=AutoTopUpBody),
         Route("GET", f"{_ACCOUNT}/payments", payments.list_page, query=PAGING),
         Route("GET", "/v1/stripe/fees", payments.fees, query=fees_query),
-        Route("GET", "/v1/alerts", alerts.list_page, query=(*PAGING, "account")),
+        Route("GET", "/v1/alerts", alerts.list_page, query=(*PAGING, "account", "status")),
         Route("POST", "/v1/alerts/{id}/replay", alerts.replay),
         *_stripe_routes(handlers.checkout),
     ]

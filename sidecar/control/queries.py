@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from persistence.reads import Filters, parse_scope
@@ -41,6 +41,14 @@ def account(query: Mapping[str, str]) -> str | None:
     given = query.get("account")
     if given is not None and not is_account(given):
         raise invalid("account must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -.", "account")
+    return given
+
+
+def status(query: Mapping[str, str], known: Collection[str]) -> str | None:
+    """Return the status that is asked for, or None. Raises `Refusal` (422) for an unknown one."""
+    given = query.get("status")
+    if given is not None and given not in known:
+        raise invalid(f"status must be one of {', '.join(known)}.", "status")
     return given
 
 

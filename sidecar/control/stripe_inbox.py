@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -22,6 +23,8 @@ from sidecar.metrics import ControlMetrics
 from sidecar.web import json_answer
 
 log: Final = logging.getLogger(__name__)
+
+_SILENT_SECONDS: Final = 60.0
 
 EVENT_COLUMNS: Final = (
     "id",
@@ -44,6 +47,7 @@ class StripeHandlers:
         self._ledger = ledger
         self._reader = reader
         self._metrics = metrics
+        self._silent_until: dict[str, float] = {}
 
     def receive(self, call: Call[bytes]) -> Response:
         """Check and store one delivery. Answered 200 only when it is stored."""
@@ -60,9 +64,10 @@ class StripeHandlers:
         return json_answer({"id": event.id, "received": True})
 
     def list_page(self, call: Call[bytes]) -> Response:
-        """Return a page of the stored events."""
+        """Return a page of the stored events, of any status or of one."""
         limit, cursor = queries.limit(call.query), call.query.get("cursor")
-        page = self._ledger.run(lambda c: inbox_rows.list_events(c, limit, cursor))
+        status = queries.status(call.query, inbox_rows.STATUSES)
+        page = self._ledger.run(lambda c: inbox_rows.list_events(c, limit, cursor, status))
         return page_answer(page, EVENT_COLUMNS, call.headers.get("accept"))
 
     def replay(self, call: Call[bytes]) -> Response:
@@ -79,8 +84,16 @@ class StripeHandlers:
 
     def _refuse(self, refused: DeliveryRefused) -> Response:
         self._metrics.webhooks.labels(refused.outcome).inc()
-        log.warning("refused a webhook delivery", extra={"outcome": refused.outcome})
+        self._warn(refused.outcome)
         is_json = refused.outcome != "unparsable"
         code = ErrorCode.INVALID_REQUEST if is_json else ErrorCode.INVALID_JSON
         # Always 400, as the contract says of this path, where other paths answer 422.
         return json_answer(Refusal(code, refused.message).body(), 400)
+
+    def _warn(self, outcome: str) -> None:
+        """Say so, once a minute: anybody may send here, and must not fill the log."""
+        now = time.monotonic()
+        if now < self._silent_until.get(outcome, 0.0):
+            return
+        self._silent_until[outcome] = now + _SILENT_SECONDS
+        log.warning("refused webhook deliveries", extra={"outcome": outcome})

@@ -294,6 +294,10 @@ def test_alerts_are_listed_and_sent_again_on_demand(
     refused(control.post("/v1/alerts/alert_none/replay"), 404, "not_found")
     refused(control.get("/v1/alerts?account=a%20b"), 422, "invalid_request", "account")
     refused(control.get("/v1/alerts?cursor=x"), 422, "invalid_request", "cursor")
+    refused(control.get("/v1/alerts?status=failed"), 422, "invalid_request", "status")
+    assert control.get("/v1/alerts?status=dead").json()["data"] == []
+    told = control.get("/v1/alerts?status=delivered&account=acme").json()["data"]
+    assert [row["id"] for row in told] == [mine["id"]]
     with world.engine.connect() as c:
         actions = list(c.scalars(select(control_actions.c.action)))
     assert actions[-1] == "replay_alert"

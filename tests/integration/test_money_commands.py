@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import Engine
 
-from sidecar.billing import inbox_rows
+from sidecar.billing import alert_rows, inbox_rows
 from sidecar.billing.alerts import AlertKind, raise_alert
 from sidecar.billing.webhook import parse_event
 from sidecar.cli import cli
+from sidecar.commands import money
 from sidecar.errors import Refusal, SettingsError
 from tests.integration import fake_stripe
 from tests.integration.stripe_events import body_of, payment_succeeded
@@ -96,6 +97,12 @@ def test_events_are_listed_and_replayed_and_fees_are_shown(engine: Engine) -> No
     assert event["id"] in run("stripe", "events", "--limit", "1").output
     assert answer("stripe", "replay", event["id"])["status"] == "pending"
     assert "a worker takes it next" in run("stripe", "replay", event["id"]).output
+    both = run("stripe", "replay", event["id"], event["id"]).output
+    assert both.count("a worker takes it next") == 2
+    assert [row["id"] for row in answer("stripe", "events", "--status", "pending")["data"]] == [
+        event["id"]
+    ]
+    assert answer("stripe", "events", "--status", "dead")["data"] == []
     assert answer("stripe", "fees")["data"] == []
     assert "Stripe kept" in run("stripe", "fees").output
 
@@ -108,3 +115,10 @@ def test_alerts_are_listed_and_replayed(engine: Engine) -> None:
     assert row["kind"] == "balance.exhausted"
     assert "--cursor" in run("alerts", "list", "--limit", "1").output
     assert answer("alerts", "replay", row["id"])["status"] == "pending"
+    assert len(answer("alerts", "list", "--status", "pending")["data"]) == 2
+    assert answer("alerts", "list", "--status", "dead")["data"] == []
+
+
+def test_the_statuses_that_can_be_asked_for_are_those_that_there_are() -> None:
+    assert money.EVENT_STATUSES == inbox_rows.STATUSES
+    assert money.ALERT_STATUSES == alert_rows.STATUSES

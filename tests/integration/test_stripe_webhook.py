@@ -259,6 +259,12 @@ def test_stored_events_are_listed_newest_first_and_replayed(
     assert [row["id"] for row in rows] == [one["id"] for one in reversed(sent)]
     assert [row["status"] for row in rows] == ["ignored", "applied", "applied"]
 
+    applied = control.get("/v1/stripe/events?status=applied&limit=1").json()
+    rest = control.get(f"/v1/stripe/events?status=applied&cursor={applied['next_cursor']}").json()
+    assert [row["id"] for row in applied["data"] + rest["data"]] == [row["id"] for row in rows[1:]]
+    assert control.get("/v1/stripe/events?status=dead").json()["data"] == []
+    refused(control.get("/v1/stripe/events?status=x"), 422, "invalid_request", "status")
+
     replayed = control.post(f"/v1/stripe/events/{sent[0]['id']}/replay")
     assert (replayed.status_code, replayed.json()["status"]) == (200, "pending")
     assert set(replayed.json()) == set(rows[0])
