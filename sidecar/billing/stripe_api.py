@@ -77,6 +77,11 @@ class StripeApi:
         return value
 
 
+def has_known_shape(version: str | None) -> bool:
+    """Tell whether objects of an API version look as they are read here: only names change that."""
+    return (version or "").partition(".")[2] == API_VERSION.partition(".")[2]
+
+
 def api_of(settings: Settings) -> StripeApi | None:
     """Return the Stripe account of the settings; None without a key."""
     if not settings.stripe_secret_key:

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from persistence.database import now_ms
 from sidecar.billing import inbox_rows
 from sidecar.billing.errors import DeliveryRefused
-from sidecar.billing.webhook import WebhookReader
+from sidecar.billing.stripe_api import has_known_shape
+from sidecar.billing.webhook import StripeEvent, WebhookReader
 from sidecar.control import queries
 from sidecar.control.actions import record
 from sidecar.control.answers import page_answer
@@ -60,7 +61,7 @@ class StripeHandlers:
         except Refusal:
             self._metrics.webhooks.labels("ledger_away").inc()
             raise
-        self._metrics.webhooks.labels("stored" if is_new else "duplicate").inc()
+        self._metrics.webhooks.labels(self._outcome(event, is_new=is_new)).inc()
         return json_answer({"id": event.id, "received": True})
 
     def list_page(self, call: Call[bytes]) -> Response:
@@ -82,18 +83,26 @@ class StripeHandlers:
 
         return json_answer(self._ledger.run(work))
 
+    def _outcome(self, event: StripeEvent, *, is_new: bool) -> str:
+        if not is_new:
+            return "duplicate"
+        if has_known_shape(event.api_version):
+            return "stored"
+        self._warn("webhook events come in another API version", "other_version")
+        return "other_version"
+
     def _refuse(self, refused: DeliveryRefused) -> Response:
         self._metrics.webhooks.labels(refused.outcome).inc()
-        self._warn(refused.outcome)
+        self._warn("refused webhook deliveries", refused.outcome)
         is_json = refused.outcome != "unparsable"
         code = ErrorCode.INVALID_REQUEST if is_json else ErrorCode.INVALID_JSON
         # Always 400, as the contract says of this path, where other paths answer 422.
         return json_answer(Refusal(code, refused.message).body(), 400)
 
-    def _warn(self, outcome: str) -> None:
+    def _warn(self, message: str, outcome: str) -> None:
         """Say so, once a minute: anybody may send here, and must not fill the log."""
         now = time.monotonic()
         if now < self._silent_until.get(outcome, 0.0):
             return
         self._silent_until[outcome] = now + _SILENT_SECONDS
-        log.warning("refused webhook deliveries", extra={"outcome": outcome})
+        log.warning(message, extra={"outcome": outcome})
