@@ -113,7 +113,7 @@ class AlertSender:
                 status = response.status_code
         except TimeoutError:
             return Answer(None, f"no answer within {self._timeout_s:g} s")
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             return Answer(None, ascii(f"{type(error).__name__}: {error}")[1:-1][:300])
         answer = Answer(status, None)
         return answer if answer.is_taken else Answer(status, f"it answered {status}")

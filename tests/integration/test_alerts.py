@@ -202,6 +202,14 @@ def test_a_receiver_that_cannot_be_reached_is_tried_again(engine: Engine) -> Non
     assert "ConnectError" in row["error"]
 
 
+@pytest.mark.parametrize("url", ["http://xn--zzzz/", "http://a..\u00e4/"], ids=["label", "host"])
+def test_an_address_that_is_none_is_an_answer_that_did_not_come(engine: Engine, url: str) -> None:
+    world = World(engine, url)
+    world.tell()
+    assert world.sender.run_once() == 1
+    assert (world.row()["status"], world.row()["attempts"]) == ("pending", 1)
+
+
 def test_a_slow_answer_keeps_the_others_waiting_no_longer_than_the_time_out(
     world: World, receiver: Receiver
 ) -> None:
