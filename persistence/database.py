@@ -40,6 +40,8 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
+        # Errors go to logs, and parameters are bodies of Stripe's events, too.
+        hide_parameters=True,
         connect_args={
             "application_name": application_name,
             "connect_timeout": connect_timeout_s,
