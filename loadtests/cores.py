@@ -63,11 +63,11 @@ class Intruders:
         self._began = time.monotonic()
         self._taken = _taken_seconds(cores)
 
-    def share(self) -> float:
-        """Return the share since the beginning, 0 to 1; of no cores, 0."""
+    def share(self) -> float | None:
+        """Return the share since the beginning, 0 to 1; None of no cores."""
         possible = (time.monotonic() - self._began) * len(self._cores)
         taken = _taken_seconds(self._cores) - self._taken
-        return max(0.0, taken / possible) if possible else 0.0
+        return max(0.0, taken / possible) if possible else None
 
 
 def _taken_seconds(cores: frozenset[int]) -> float:

@@ -26,7 +26,8 @@ class Window:
     """One window. Samples are latencies in milliseconds, by call.
 
     `sent_late_ms` is the 99th percentile of how late the probe was: part of the latencies.
-    `others_share` is how much of the measured cores processes took that are no part of the run.
+    `others_share` is how much of the measured cores processes took that are no part of the run,
+    None where nothing is pinned.
     `finished_meanwhile` counts the events that workers were done with while it was measured.
     """
 
@@ -34,7 +35,7 @@ class Window:
     errors: Counter[str]
     sent_late_ms: float
     load_average: float
-    others_share: float
+    others_share: float | None
     flooded: Flooded | None = None
     finished_meanwhile: int = 0
     drain_seconds: float = 0.0
@@ -206,7 +207,8 @@ def _sentences(report: Report) -> list[str]:
 
 
 def _percents(windows: Sequence[Window]) -> str:
-    return spread([window.others_share * 100 for window in windows], 0) + " %"
+    shares = [w.others_share * 100 for w in windows if w.others_share is not None]
+    return spread(shares, 0) + " %" if shares else "not measured"
 
 
 def _as_json(window: Window, kind: str) -> dict[str, Any]:
