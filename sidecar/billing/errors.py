@@ -59,3 +59,8 @@ class StripeRefused(CreditsError):
     def is_missing(self) -> bool:
         """Whether Stripe has no such object."""
         return self.status == 404
+
+    @property
+    def is_of_key(self) -> bool:
+        """Whether our secret key is at fault, whatever was asked."""
+        return self.status in (401, 403)

@@ -23,11 +23,12 @@ log: Final = logging.getLogger(__name__)
 
 DEAD: Final = "dead"
 MAX_ATTEMPTS: Final = 10
-"""Attempts after which an event that fails is given up; with the back-off, about five hours."""
+"""Attempts after which an event that fails is given up; with the back-off, nearly four hours."""
 
 _FIRST_DELAY_MS: Final = 2_000
 _LONGEST_DELAY_MS: Final = 3_600_000
 _AWAY_DELAY_MS: Final = 15_000
+_MOST_UNANSWERED: Final = 3
 _EVENTS_A_ROUND: Final = 100
 _GAUGES_EVERY_MS: Final = 2_000
 
@@ -52,6 +53,8 @@ class InboxJob:
         self._now_ms = now_ms
         self._max_attempts = max_attempts
         self._gauges_due_ms = 0
+        self._unanswered = 0
+        self._away_until_ms = 0
 
     def run_once(self) -> int:
         """Apply what is due, up to 100 events, and return how many were taken.
@@ -92,9 +95,12 @@ class InboxJob:
         try:
             with c.begin_nested():
                 return handler(self._applying(c, event, now_ms))
-        except (EventNotUnderstood, StripeRefused) as error:
+        except EventNotUnderstood as error:
             return Outcome(FAILED, str(error))
+        except StripeRefused as error:
+            return Outcome(FAILED, str(error), is_free=error.is_of_key)
         except StripeAway as error:
+            self._note_away()
             return Outcome(FAILED, str(error), is_free=True)
         except Exception as error:
             if passes_by(error):
@@ -115,7 +121,17 @@ class InboxJob:
             received_ms=event.received_ms,
             now_ms=now_ms,
             takes_metadata_top_ups=self._takes_metadata_top_ups,
+            is_stripe_away=now_ms < self._away_until_ms,
         )
+
+    def _note_away(self) -> None:
+        """Ask no more for a while after some calls without an answer: each holds up the others."""
+        now_ms = self._now_ms()
+        if now_ms < self._away_until_ms:
+            return  # it was not asked
+        self._unanswered += 1
+        if self._unanswered >= _MOST_UNANSWERED:
+            self._unanswered, self._away_until_ms = 0, now_ms + _AWAY_DELAY_MS
 
     def _counted(self, event: DueEvent, outcome: Outcome) -> Outcome:
         is_last = event.attempts + 1 >= self._max_attempts

@@ -14,7 +14,7 @@ from persistence.stripe_tables import stripe_events
 from persistence.top_up_tables import reconciler_runs
 from sidecar.billing import operators, plan_job, plan_states
 from sidecar.billing.access_job import AccessJob
-from sidecar.billing.errors import StripeRefused
+from sidecar.billing.errors import StripeAway, StripeRefused
 from sidecar.billing.stripe_api import StripeApi
 from sidecar.domain import AccountStatus
 from tests.integration import fake_stripe
@@ -32,7 +32,7 @@ from tests.integration.plan_objects import (
 )
 from tests.integration.plan_world import PlanWorld
 from tests.integration.stripe_events import event, refund_of, session_completed
-from tests.integration.stripe_inbox import CREDITS, Inbox
+from tests.integration.stripe_inbox import CREDITS, HOUR_MS, Inbox
 from tests.integration.test_reconciler import Shop
 from tests.integration.test_stripe_disputes import Bank
 
@@ -235,3 +235,53 @@ def test_what_stripe_refuses_to_list_hides_nothing_else(shop: Shop) -> None:
     assert subscription.id in stored
     runs = {row["name"]: row["reached_ms"] for row in shop.inbox.rows(reconciler_runs)}
     assert runs["objects"] < shop.now_ms()  # it is looked for again
+
+
+# The inbox ----------------------------------------------------------------------------------------
+
+
+class Deaf(StripeApi):
+    """A Stripe that answers nothing, or refuses all; it counts what it was asked."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+        self.asked = 0
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return subscription(path.rsplit("/", 1)[1])
+
+
+def _told_of(number: int) -> dict[str, Any]:
+    return event("customer.subscription.updated", subscription(f"sub_{number}"))
+
+
+def test_payments_do_not_wait_for_a_stripe_that_is_away(engine: Engine) -> None:
+    stripe = Deaf(StripeAway("no answer within 10 s"))
+    inbox = Inbox(engine, stripe)
+    inbox.make_account()
+    inbox.store(*(_told_of(number) for number in range(20)), session_completed())
+    inbox.run()
+    assert inbox.ledger() == CREDITS
+    assert stripe.asked == 3  # each costs ten seconds
+    stripe.error = None
+    inbox.clock.now += 30_000
+    inbox.run()
+    assert set(inbox.statuses()) == {"applied"}
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_stripe_refuses_costs_no_attempt(engine: Engine, status: int) -> None:
+    stripe = Deaf(StripeRefused("Expired API key", status=status))
+    inbox = Inbox(engine, stripe)
+    inbox.make_account()
+    inbox.store(_told_of(1))
+    for _ in range(12):
+        inbox.run()
+        inbox.clock.now += 2 * HOUR_MS
+    assert inbox.statuses() == ["failed"]
+    stripe.error = None
+    inbox.run()
+    assert inbox.statuses() == ["applied"]
