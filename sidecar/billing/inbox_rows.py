@@ -106,6 +106,15 @@ def replay(c: Connection, id: str, now_ms: int) -> RowMapping | None:
     return c.execute(again).mappings().one_or_none()
 
 
+def is_blanked(c: Connection, id: str) -> bool:
+    """Tell whether the payload of an event is gone, so that it can't be applied again.
+
+    The row stays locked until the transaction ends.
+    """
+    query = select(events.c.blanked_ms).where(events.c.id == id).with_for_update()
+    return c.scalar(query) is not None
+
+
 def list_events(
     c: Connection, limit: int, cursor: str | None = None, status: str | None = None
 ) -> Page[dict[str, Any]]:

@@ -17,6 +17,7 @@ from sidecar.billing.webhook import StripeEvent, WebhookReader
 from sidecar.control import queries
 from sidecar.control.actions import record
 from sidecar.control.answers import page_answer
+from sidecar.control.decode import invalid
 from sidecar.control.ledger import Ledger
 from sidecar.control.resources import Call
 from sidecar.errors import ErrorCode, Refusal
@@ -75,6 +76,8 @@ class StripeHandlers:
         """Have a worker apply an event again; what it did already is not done twice."""
 
         def work(c: Connection) -> dict[str, Any]:
+            if inbox_rows.is_blanked(c, call.path["id"]):
+                raise invalid("The event's body is not kept any more: reconcile instead.", "id")
             row = inbox_rows.replay(c, call.path["id"], now_ms())
             if row is None:
                 raise Refusal(ErrorCode.NOT_FOUND, "There is no such Stripe event.", param="id")

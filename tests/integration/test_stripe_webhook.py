@@ -11,7 +11,7 @@ import pytest
 import redis
 import stripe
 from prometheus_client import CollectorRegistry
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from persistence.stripe_tables import control_actions, stripe_events
 from sidecar.billing.inbox import InboxJob
@@ -284,6 +284,11 @@ def test_stored_events_are_listed_newest_first_and_replayed(
     assert job.run_once() == 1
     assert ledger_of(control) == 10_000_000
     refused(control.post("/v1/stripe/events/evt_none/replay"), 404, "not_found")
+    blanked = update(stripe_events).where(stripe_events.c.id == sent[1]["id"])
+    with engine.begin() as c:
+        c.execute(blanked.values(payload=None, blanked_ms=1))
+    gone = control.post(f"/v1/stripe/events/{sent[1]['id']}/replay")
+    refused(gone, 422, "invalid_request", "id")
     with engine.connect() as c:
         actions = list(c.execute(select(control_actions.c.action, control_actions.c.body)))
     assert actions[-1] == ("replay_stripe_event", {"id": sent[0]["id"]})
