@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from persistence.database import make_engine
 from sidecar import log
 from sidecar.kinds import Secret, Url
 
@@ -102,3 +103,9 @@ def test_no_secret_and_no_password_is_logged(log_format: str) -> None:
     logging.getLogger().info("connected", extra=fields)
     assert "hunter" not in stream.getvalue()
     assert "redis://me:********@host/0" in stream.getvalue()
+
+
+def test_an_error_of_the_database_shows_no_parameters() -> None:
+    engine = make_engine("postgresql://nobody@127.0.0.1:9/none")
+    assert engine.hide_parameters
+    engine.dispose()
