@@ -193,7 +193,8 @@ class Supervisor:
         if self._told_to_stop.is_set():
             return False
         try:
-            Story(World(self._plan), say).play()
+            with contextlib.closing(World(self._plan)) as world:
+                Story(world, say).play()
         except (StoryFailed, httpx.HTTPError) as error:
             click.secho(f"The story ended: {error}", fg="red", err=True)
             return False
