@@ -114,8 +114,10 @@ def _ceilings(c: Connection, items: list[dict[str, Any]], lines: list[PaidLine])
 
 
 def _grace_until_ms(known: list[allowances.Allowance], now_ms: int) -> int | None:
-    paid = [one.expires_ms for one in known if one.target > 0 and one.due_ms <= now_ms]
-    return max(paid, default=None)
+    """Return when the last allowance that was paid ends; of an item, it ended those before it."""
+    paid = [one for one in known if one.target > 0 and one.due_ms <= now_ms]
+    last = {one.subscription_item: one.expires_ms for one in paid}  # they are in order
+    return max(last.values(), default=None)
 
 
 def _move(

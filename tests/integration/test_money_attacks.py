@@ -189,6 +189,20 @@ def test_a_plan_that_trips_over_a_bug_holds_up_no_other_plan(
     assert plans.ledger("other") == 200
 
 
+def test_the_grace_of_months_ends_although_a_year_was_paid_before_them(plans: PlanWorld) -> None:
+    plans.plan("price_year", allowance=100)
+    plans.paid(invoice("in_1", [line(price="price_year", end=START + 365 * DAY)]))
+    plans.clock.now = (START + MONTH) * 1000
+    plans.paid(invoice("in_2", [line(start=START + MONTH)], "subscription_update"))
+    plans.clock.now = (START + 2 * MONTH + DAY) * 1000
+    plans.updated(subscription(status="past_due"))
+    assert (plans.state(), plans.status()) == ("grace", "grace")
+    plans.clock.now += 3 * DAY * 1000
+    assert plans.job.run_once() == 1
+    assert (plans.state(), plans.status()) == ("suspended", "active")
+    assert plans.told()[-2:] == ["plan.grace_ended", "plan.suspended"]
+
+
 # The reconciler -----------------------------------------------------------------------------------
 
 
