@@ -40,14 +40,15 @@ def put_auto_top_up(
 
     Fields that `changes` lacks stay as they are; a first time needs all but `monthly_cap`, and
     `is_enabled` is true then unless it says otherwise. Raises `AccountUnknown`, and `Refusal`
-    (422) for another field, a value out of range, a cap that is less than one amount, and an
-    amount whose price is below the minimum.
+    (422) for another field, a value out of range, a cap that is less than one amount, and, unless
+    it is switched off, an amount whose price is below the minimum.
     """
     if accounts.get_account(c, account, for_update=True) is None:
         raise AccountUnknown(account)
     known = get_auto_top_up(c, account) or {"is_enabled": True, "monthly_cap": None}
     values = _checked({name: known[name] for name in CHANGEABLE if name in known} | dict(changes))
-    check_amount(c, values["amount"])
+    if values["is_enabled"]:
+        check_amount(c, values["amount"])
     times = {"created_ms": now_ms, "updated_ms": now_ms}
     new = insert(settings).values(values | times | {"account": account})
     saved = values | {"updated_ms": now_ms}

@@ -181,7 +181,7 @@ def _print_replayed(row: dict[str, Any], is_json: bool) -> None:
 
 
 def _print_top_up(row: dict[str, Any], is_json: bool) -> None:
-    from sidecar.commands.output import print_json
+    from sidecar.commands.output import format_instant, print_json
 
     if is_json:
         print_json(row)
@@ -197,3 +197,6 @@ def _print_top_up(row: dict[str, Any], is_json: bool) -> None:
     click.echo(f"Bought this month: {format_credits(row['spent_this_month'])} credits.")
     if row["paused_reason"]:
         click.echo(f"Paused: {row['paused_reason']}. Saving the settings ends that.")
+    for one in row["attempts"]:
+        error = f", {one['error']}" if one["error"] else ""
+        click.echo(f"{format_instant(one['created_ms'])} {one['id']}: {one['status']}{error}")

@@ -18,6 +18,8 @@ from sidecar.control.money_requests import AutoTopUpBody
 from sidecar.control.resources import Call
 from sidecar.web import json_answer
 
+_ATTEMPTS: Final = 5
+
 _NONE_YET: Final[dict[str, Any]] = {
     "is_enabled": False,
     "threshold": None,
@@ -53,7 +55,7 @@ class AutoTopUpHandlers:
         return json_answer(self._ledger.run(work))
 
     def get(self, call: Call[bytes]) -> Response:
-        """Return the settings, whether they are paused and why, and this month's purchases."""
+        """Return the settings, why they are paused, this month's purchases, the last attempts."""
 
         def work(c: Connection) -> dict[str, Any]:
             account = call.path["account"]
@@ -88,4 +90,5 @@ def _shown(c: Connection, account: str, known: dict[str, Any], at_ms: int) -> di
         "next_ms": known["next_ms"] or None,
         "spent_this_month": auto_top_up_rows.bought(c, account, month_of(at_ms)),
         "in_flight": auto_top_up_rows.has_in_flight(c, account),
+        "attempts": auto_top_up_settings.list_attempts(c, account, _ATTEMPTS),
     }

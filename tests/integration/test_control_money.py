@@ -70,6 +70,7 @@ def test_auto_top_up_is_off_until_it_is_saved(shop: httpx.Client, engine: Engine
         "next_ms": None,
         "spent_this_month": 0,
         "in_flight": False,
+        "attempts": [],
     }
     assert shop.get(TOP_UP).json() == saved.json()
     assert set(off) == set(saved.json())
@@ -85,6 +86,17 @@ def test_absent_fields_of_auto_top_up_stay_and_a_null_cap_is_none(
     assert (changed["amount"], changed["threshold"]) == (20 * CREDIT, 7 * CREDIT)
     assert (changed["monthly_cap"], changed["enabled"]) == (None, True)
     assert shop.put(TOP_UP, json={"enabled": None}).json()["enabled"] is False
+    assert marks(engine) == [None]
+
+
+def test_auto_top_up_can_be_switched_off_whatever_the_price_list_says(
+    shop: httpx.Client, engine: Engine
+) -> None:
+    shop.put(TOP_UP, json=SETTINGS)
+    assert shop.put("/v1/offers/rate", json={"minimum_price": 10**6}).status_code == 200
+    refused(shop.put(TOP_UP, json={}), 422, "invalid_request", "amount")
+    off = shop.put(TOP_UP, json={"enabled": False})
+    assert (off.status_code, off.json()["enabled"]) == (200, False)
     assert marks(engine) == [None]
 
 
@@ -113,6 +125,8 @@ def test_auto_top_up_shows_what_it_bought_this_month(shop: httpx.Client, engine:
         c.execute(insert(auto_top_up_attempts).values(attempt | times | {"parameters": "{}"}))
     shown = shop.get(TOP_UP).json()
     assert (shown["spent_this_month"], shown["in_flight"]) == (20 * CREDIT, True)
+    assert [(one["id"], one["status"]) for one in shown["attempts"]] == [("a1", "charged")]
+    assert "parameters" not in shown["attempts"][0]
 
 
 def test_auto_top_up_needs_something_that_is_sold_at_a_rate(
