@@ -64,12 +64,15 @@ def read_query(pairs: Sequence[tuple[str, str]], allowed: Collection[str]) -> di
 
 
 def check_path(parameters: dict[str, str]) -> None:
-    """Refuse (422) a path whose `account` or `id` has not the form of one."""
-    account, id = parameters.get("account"), parameters.get("id")
+    """Refuse (422) a path whose account or id, of Stripe's too, has not the form of one."""
+    account = parameters.get("account")
     if account is not None and not is_account(account):
         raise invalid("account must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ -.", "account")
-    if id is not None and not is_id(id):
-        raise invalid("id must be 1 to 128 printable ASCII characters without space.", "id")
+    for name in ("id", "stripe_price"):
+        given = parameters.get(name)
+        if given is not None and not is_id(given):
+            sentence = f"{name} must be 1 to 128 printable ASCII characters without space."
+            raise invalid(sentence, name)
 
 
 def invalid(message: str, param: str | None) -> Refusal:

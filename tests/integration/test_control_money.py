@@ -192,7 +192,9 @@ def test_wrong_fields_of_a_plan_are_refused_by_their_name(control: httpx.Client)
     for change, param in WRONG_PLANS:
         response = control.put("/v1/plans/price_1", json={"allowance": 5} | change)
         refused(response, 422, "invalid_request", param)
-    refused(control.put("/v1/plans/a%20b", json={"allowance": 5}), 422, "invalid_request")
+    for path in ("a%20b", "%00", "%ff", "x" * 129):
+        response = control.put(f"/v1/plans/{path}", json={"allowance": 5})
+        refused(response, 422, "invalid_request", "stripe_price")
 
 
 def test_an_accounts_subscriptions_come_with_their_allowances(
