@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select, update
 
 from persistence import accounts
 from persistence.accounts import AccountRow
 from persistence.database import in_transaction, now_ms
 from persistence.errors import AccountUnknown
+from persistence.stripe_tables import stripe_events
 from sidecar.billing.errors import StripeAway
 from sidecar.billing.stripe_api import StripeApi
 
@@ -57,6 +58,26 @@ class Customers:
                     raise
             time.sleep(wait_s)
         return str(self._stripe.post("/v1/customers", parameters, key=key)["id"])
+
+
+def no_account(customer: str) -> str:
+    """Return the error of events that wait for the account of a customer."""
+    return f"no account has the customer {customer}"
+
+
+def wake_events(c: Connection, customer: str, now_ms: int) -> None:
+    """Make the events due that failed for want of a customer's account, those given up too.
+
+    One that a worker has just now may wait for the account, which the caller may hold: it is left.
+    """
+    known = stripe_events.c
+    waiting = (
+        select(known.id)
+        .where(known.status.in_(("failed", "dead")), known.error == no_account(customer))
+        .with_for_update(skip_locked=True)
+    )
+    due = update(stripe_events).where(known.id.in_(waiting))
+    c.execute(due.values(status="pending", attempts=0, due_ms=now_ms, finished_ms=None))
 
 
 def _row(c: Connection, account: str, *, for_update: bool = False) -> AccountRow:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from persistence.plan_tables import stripe_invoices as invoices
 from sidecar.billing import invoice_lines
 from sidecar.billing.applying import APPLIED, FAILED, IGNORED, Applying, Handler, Outcome
+from sidecar.billing.customers import no_account
 from sidecar.billing.fetching import lock_object
 from sidecar.billing.fields import account_in, currency_of, id_of, integer, one_of, optional_id
 from sidecar.billing.plan_states import settle
@@ -56,7 +57,7 @@ def apply_invoice(one: Applying) -> Outcome:
     outcome = account_outcome(one.c, account)
     is_paid = one.type == _PAID and _status(invoice) == "paid"
     if is_paid and account is None:
-        return Outcome(FAILED, f"no account has the customer {row['customer']}")
+        return Outcome(FAILED, no_account(row["customer"]))
     lines = _lines(one, row, account) if is_paid and outcome.status == APPLIED else None
     _record(one, subscription, account, lines)
     settle(one.c, subscription, one.now_ms)

@@ -28,18 +28,21 @@ def current(one: Applying, subscription: str) -> RowMapping:
     """Return a subscription as it is now; its row stays locked to the end of the transaction.
 
     Stripe is asked, save when it was asked after the event came, or the subscription is over for
-    good. Raises `StripeAway`, `StripeRefused`, `EventNotUnderstood`.
+    good; that of nobody may have got an account meanwhile, and is always asked for. Raises
+    `StripeAway`, `StripeRefused`, `EventNotUnderstood`.
     """
     lock_object(one.c, subscription)
     row = _locked(one.c, subscription)
-    if row is not None and (row["status"] in FINAL or is_newer(row["fetched_ms"], one)):
+    is_over = row is not None and row["status"] in FINAL
+    is_somebodys = row is not None and row["account"] is not None
+    if row is not None and is_somebodys and (is_over or is_newer(row["fetched_ms"], one)):
         return row
     try:
         fetched = one.api.get(f"/v1/subscriptions/{subscription}")
     except StripeRefused as error:
         if not error.is_missing:
             raise
-        if one.subject.get("object") != "subscription":
+        if is_over or one.subject.get("object") != "subscription":
             if row is None:
                 raise EventNotUnderstood(f"Stripe has no subscription {subscription}") from error
             return row

@@ -16,7 +16,7 @@ from persistence.cursors import Page
 from persistence.database import now_ms
 from persistence.grants import AdjustmentRow, GrantRequest, GrantRow
 from persistence.places import Place, places_of
-from sidecar.billing import operators
+from sidecar.billing import customers, operators
 from sidecar.control import queries
 from sidecar.control.actions import record
 from sidecar.control.answers import page_answer
@@ -59,6 +59,8 @@ class AccountHandlers:
             after = accounts.put_account(c, call.path["account"], changes)
             if before is None or _differs(before, after):
                 record(c, call, "put_account")
+                if after.stripe_customer is not None:
+                    customers.wake_events(c, after.stripe_customer, now_ms())
             return after
 
         return self._answer(self._ledger.run(work))

@@ -12,9 +12,10 @@ from sqlalchemy import Connection, Engine
 from persistence import accounts
 from persistence.stripe_tables import stripe_events
 from persistence.top_up_tables import reconciler_runs
-from sidecar.billing import operators, plan_job, plan_states
+from sidecar.billing import customers, operators, plan_job, plan_states
 from sidecar.billing.access_job import AccessJob
 from sidecar.billing.errors import StripeAway, StripeRefused
+from sidecar.billing.plans import put_plan
 from sidecar.billing.stripe_api import StripeApi
 from sidecar.domain import AccountStatus
 from tests.integration import fake_stripe
@@ -35,6 +36,21 @@ from tests.integration.stripe_events import event, refund_of, session_completed
 from tests.integration.stripe_inbox import CREDITS, HOUR_MS, Inbox
 from tests.integration.test_reconciler import Shop
 from tests.integration.test_stripe_disputes import Bank
+
+
+class Deaf(StripeApi):
+    """A Stripe that answers nothing while it has an `error`; it counts what it was asked."""
+
+    def __init__(self, error: Exception | None, **changes: Any) -> None:
+        self.error = error
+        self.changes = changes
+        self.asked = 0
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return subscription(path.rsplit("/", 1)[1], **self.changes)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +219,34 @@ def test_the_grace_of_months_ends_although_a_year_was_paid_before_them(plans: Pl
     assert plans.told()[-2:] == ["plan.grace_ended", "plan.suspended"]
 
 
+@pytest.mark.parametrize("give_up", [0, 10])
+def test_a_customer_whose_account_is_named_late_gets_what_was_paid(
+    engine: Engine, give_up: int
+) -> None:
+    stripe = Deaf(None, metadata={})
+    inbox = Inbox(engine, stripe)
+    inbox.make_account()
+    with engine.begin() as c:
+        put_plan(c, "price_pro", {"allowance": 1_000}, 0)
+    details = {"metadata": {}, "subscription": "sub_1"}
+    paid = invoice(parent={"subscription_details": details})
+    inbox.clock.now = START * 1000
+    inbox.store(event("invoice.paid", paid))
+    for _ in range(20):
+        inbox.run()
+        inbox.clock.now += 30_000
+    for _ in range(give_up):
+        inbox.clock.now += HOUR_MS
+        inbox.run()
+    assert inbox.statuses() == ["dead" if give_up else "failed"]
+    with engine.begin() as c:
+        accounts.put_account(c, "acme", {"stripe_customer": "cus_1"})
+        customers.wake_events(c, "cus_1", inbox.clock())
+    inbox.run()
+    assert inbox.statuses() == ["applied"]
+    assert inbox.ledger() == 1_000
+
+
 # The reconciler -----------------------------------------------------------------------------------
 
 
@@ -252,20 +296,6 @@ def test_what_stripe_refuses_to_list_hides_nothing_else(shop: Shop) -> None:
 
 
 # The inbox ----------------------------------------------------------------------------------------
-
-
-class Deaf(StripeApi):
-    """A Stripe that answers nothing, or refuses all; it counts what it was asked."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error: Exception | None = error
-        self.asked = 0
-
-    def get(self, path: str, **parameters: Any) -> Any:
-        self.asked += 1
-        if self.error is not None:
-            raise self.error
-        return subscription(path.rsplit("/", 1)[1])
 
 
 def _told_of(number: int) -> dict[str, Any]:
