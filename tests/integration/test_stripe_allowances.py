@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from persistence import plan_tables
 from sidecar.billing.periods import DAY_MS, HOUR_MS
-from sidecar.domain import MAX_AMOUNT
+from sidecar.domain import MAX_AMOUNT, Category
 from tests.integration.ledger_world import World
 from tests.integration.plan_objects import (
     DAY,
@@ -210,6 +210,21 @@ def test_the_next_period_ends_what_is_left_of_the_one_before(plans: PlanWorld) -
     plans.paid(renewal(1))
     assert plans.rests() == {f"si_1:{START_MS + MONTH_MS}:1": 1_000}
     assert plans.ledger() == 1_000
+    plans.world.assert_sound()
+
+
+def test_a_renewal_ends_its_own_allowance_and_no_bonus_and_nothing_bought(
+    plans: PlanWorld,
+) -> None:
+    plans.world.grant("acme", 50, "bonus", category=Category.PROMO)
+    plans.world.grant("acme", 70, "bought")
+    plans.paid(invoice())
+    plans.paid(renewal(1))
+    assert plans.rests() == {
+        "bonus": 50,
+        "bought": 70,
+        f"si_1:{START_MS + MONTH_MS}:1": 1_000,
+    }
     plans.world.assert_sound()
 
 
