@@ -87,6 +87,11 @@ def passes_by(error: Exception) -> bool:
     return isinstance(error, LedgerUnavailable)
 
 
+def is_timed_out(error: Exception) -> bool:
+    """Tell whether a statement took too long, most likely behind a lock: the rest is well."""
+    return sqlstate(error) in ("57014", "55P03")
+
+
 def is_conflict(error: Exception) -> bool:
     """Tell whether another transaction stood in the way (class 40): repeat at once."""
     return (sqlstate(error) or "")[:2] == "40"

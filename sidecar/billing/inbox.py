@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine
 
-from persistence.database import passes_by
+from persistence.database import is_timed_out, passes_by
 from sidecar.billing import inbox_rows
 from sidecar.billing.applying import FAILED, IGNORED, Applying, Outcome
 from sidecar.billing.errors import EventNotUnderstood, StripeAway, StripeRefused
@@ -103,6 +103,9 @@ class InboxJob:
             self._note_away()
             return Outcome(FAILED, str(error), is_free=True)
         except Exception as error:
+            if is_timed_out(error):
+                # Somebody holds what it needs: the others must not wait for that, too.
+                return Outcome(FAILED, "what it changes is locked by somebody else", is_free=True)
             if passes_by(error):
                 raise
             # One event that trips over a bug must not stop those behind it.

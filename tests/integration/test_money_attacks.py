@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection, Engine
 
 from persistence import accounts
+from persistence.database import make_engine
 from persistence.stripe_tables import stripe_events
 from persistence.top_up_tables import reconciler_runs
 from sidecar.billing import customers, operators, plan_job, plan_states
 from sidecar.billing.access_job import AccessJob
 from sidecar.billing.errors import StripeAway, StripeRefused
+from sidecar.billing.inbox import InboxJob
 from sidecar.billing.plans import put_plan
 from sidecar.billing.stripe_api import StripeApi
 from sidecar.domain import AccountStatus
+from sidecar.metrics import WorkerMetrics
 from tests.integration import fake_stripe
 from tests.integration.fake_stripe import Fake
 from tests.integration.ledger_world import World
@@ -32,7 +36,12 @@ from tests.integration.plan_objects import (
     subscription,
 )
 from tests.integration.plan_world import PlanWorld
-from tests.integration.stripe_events import event, refund_of, session_completed
+from tests.integration.stripe_events import (
+    event,
+    payment_succeeded,
+    refund_of,
+    session_completed,
+)
 from tests.integration.stripe_inbox import CREDITS, HOUR_MS, Inbox
 from tests.integration.test_reconciler import Shop
 from tests.integration.test_stripe_disputes import Bank
@@ -329,3 +338,22 @@ def test_a_key_that_stripe_refuses_costs_no_attempt(engine: Engine, status: int)
     stripe.error = None
     inbox.run()
     assert inbox.statuses() == ["applied"]
+
+
+def test_an_event_behind_a_lock_holds_up_no_other(inbox: Inbox, postgres_url: str) -> None:
+    for name in ("acme", "other"):
+        inbox.make_account(name)
+    hurried = make_engine(postgres_url, statement_timeout_ms=300)
+    job = InboxJob(hurried, WorkerMetrics(CollectorRegistry()), now_ms=inbox.clock)
+    inbox.store(payment_succeeded("pi_1"), payment_succeeded("pi_2", account="other"))
+    with inbox.engine.begin() as c:
+        accounts.get_account(c, "acme", for_update=True)
+        assert job.run_once() == 2
+    assert (inbox.ledger("acme"), inbox.ledger("other")) == (0, CREDITS)
+    (waiting,) = [row for row in inbox.rows(stripe_events) if row["status"] == "failed"]
+    assert (waiting["attempts"], "locked" in waiting["error"]) == (0, True)
+
+    inbox.clock.now += 15_000
+    assert job.run_once() == 1
+    assert inbox.ledger("acme") == CREDITS
+    hurried.dispose()
