@@ -260,6 +260,7 @@ def test_a_top_up_that_is_off_paused_or_waits_already_is_left_alone(
 def test_each_minute_lost_hints_are_found_in_the_ledger(world: TopUpWorld) -> None:
     world.configure(threshold=5_000, due_ms=None)
     world.use(9_500)
+    world.world.sql("DELETE FROM watched_accounts RETURNING 1")
     world.clock.now += SWEEP_EVERY_MS - 1
     world.watch.run_once()
     assert (_due(world), _told(world)) == (None, [])
