@@ -138,19 +138,6 @@ def bought(c: Connection, account: str, month: Month) -> int:
     return int(c.scalar(query) or 0)
 
 
-def unsettled_payments(c: Connection, older_than_ms: int) -> dict[str, str]:
-    """Return payments that took money, or will, and gave no credits: PaymentIntent -> account.
-
-    Those of attempts that were sent first before `older_than_ms`: webhooks of them are missing.
-    """
-    query = select(attempts.c.payment_intent, attempts.c.account).where(
-        attempts.c.status == "charged",
-        attempts.c.payment_intent.is_not(None),
-        attempts.c.first_try_ms < older_than_ms,
-    )
-    return {payment: account for payment, account in c.execute(query)}
-
-
 def count_in_flight(c: Connection) -> dict[str, int]:
     """Return how many attempts are in flight, by status."""
     query = select(attempts.c.status, func.count()).where(attempts.c.status.in_(IN_FLIGHT))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sidecar.amounts import format_credits
 from sidecar.billing.orders import Order
-from sidecar.commands.amounts import format_credits
 
 
 def session_of(

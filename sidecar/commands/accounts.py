@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from sidecar.commands.amounts import format_credits, parse_credits
+from sidecar.amounts import format_credits, parse_credits
 from sidecar.commands.environment import data_dir_option, json_option
 from sidecar.commands.paths import account_path, call_control, path_of, print_page
 from sidecar.domain import Category

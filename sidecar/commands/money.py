@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import click
 
+from sidecar.amounts import format_credits
 from sidecar.commands.accounts import Credits
-from sidecar.commands.amounts import format_credits
 from sidecar.commands.environment import data_dir_option, json_option
 from sidecar.commands.paths import account_path, call_control, page_options, path_of, print_page
 

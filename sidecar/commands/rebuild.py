@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sidecar.commands.amounts import counted
+from sidecar.amounts import counted
 from sidecar.commands.asking import require_consent
 from sidecar.commands.environment import (
     client_settings,

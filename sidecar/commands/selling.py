@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
+from sidecar.amounts import format_credits
 from sidecar.billing.currencies import shown
 from sidecar.commands.accounts import Credits
-from sidecar.commands.amounts import format_credits
 from sidecar.commands.environment import client_settings, data_dir_option, json_option
 from sidecar.commands.paths import account_path, call_control, path_of, print_page
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import click
 
-from sidecar.commands.amounts import counted
+from sidecar.amounts import counted
 from sidecar.commands.asking import require_consent
 from sidecar.commands.environment import (
     client_settings,

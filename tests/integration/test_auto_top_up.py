@@ -11,7 +11,6 @@ from sqlalchemy import Engine, text
 
 from persistence import accounts
 from sidecar.billing import auto_top_up_hooks as hooks
-from sidecar.billing import auto_top_up_rows as rows
 from sidecar.billing.auto_top_up import AutoTopUp
 from sidecar.domain import AccountStatus
 from tests.integration.fake_stripe import Fake, running
@@ -399,18 +398,6 @@ def test_hooks_do_nothing_for_accounts_without_auto_top_up(world: TopUpWorld) ->
         hooks.on_new_card(c, "cus_1", 1)
         hooks.on_saved(c, "acme", 1)
     assert world.alerts() == []
-
-
-def test_charges_without_a_webhook_are_known_to_whoever_reconciles(world: TopUpWorld) -> None:
-    world.begin()
-    world.run()
-    with world.engine.begin() as c:
-        assert rows.unsettled_payments(c, world.clock()) == {}
-        found = rows.unsettled_payments(c, world.clock() + 1)
-    assert found == {world.payments()[0]["id"]: "acme"}
-    world.deliver()
-    with world.engine.begin() as c:
-        assert rows.unsettled_payments(c, world.clock() + 1) == {}
 
 
 def test_the_interval_between_two_attempts_can_be_set(world: TopUpWorld) -> None:

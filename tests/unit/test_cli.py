@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sidecar import __version__
+from sidecar.amounts import format_credits, parse_credits
 from sidecar.cli import _SECTIONS, cli, main
-from sidecar.commands.amounts import format_credits, parse_credits
 from sidecar.domain import MAX_AMOUNT
 
 
