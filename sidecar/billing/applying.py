@@ -35,10 +35,9 @@ class Applying:
     """One event on its way into the ledger, in the transaction of its effect.
 
     `subject` is the object that it is about, as it was then, `previous` what changed of it, as it
-    was before. `now_ms` is the worker's clock,
-    `received_ms` when the event arrived. `takes_metadata_top_ups`: a payment may say by itself
-    what it buys, without an order of ours. `is_stripe_away`: it gave no answer a moment ago, and is
-    not asked.
+    was before. `now_ms` is the worker's clock, `received_ms` when the event arrived.
+    `takes_metadata_top_ups`: a payment may say by itself what it buys, without an order of ours.
+    `is_stripe_away`: it gave no answer a moment ago, and is not asked.
     """
 
     c: Connection
