@@ -312,7 +312,7 @@ def test_a_payment_at_the_fake_stripe_reaches_the_ledger(
                 "metadata": {"purpose": "topup", "account": "acme", "credits": "12000000"},
             }
         )
-        eventually(lambda: len(events(control)) == 3, "the delivery of the webhooks")
+        eventually(lambda: len(events(control)) >= 3, "the delivery of the webhooks")
         job.run_once()
     assert ledger_of(control) == 12_000_000
     (grant,) = control.get("/v1/accounts/acme/grants").json()["data"]
