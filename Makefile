@@ -10,7 +10,7 @@ WORKERS ?= auto
 ARGS ?=
 SOURCES := lua persistence sidecar tests loadtests
 
-.PHONY: help install dev test histories shuffles mutants simulate faults soak check bench load flood story clean lint format format-check types imports \
+.PHONY: help install dev test histories mutants simulate faults soak check bench load flood story clean lint format format-check types imports \
 	luacheck hadolint
 
 help: ## Print this list.
@@ -39,10 +39,6 @@ test: $(STAMP) ## Run all tests against a real Redis and Postgres; e.g. ARGS="-k
 
 histories: $(STAMP) ## Play 1,000 random histories against Redis and Postgres (minutes).
 	CREDITS_TEST_HISTORIES=1000 $(BIN)/python -m pytest tests/properties $(ARGS)
-
-shuffles: $(STAMP) ## Play 200 seeds of each story of plans and payments, shuffled and cut off (minutes).
-	CREDITS_TEST_SEEDS=200 $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal \
-		tests/integration/test_stripe_plan_runs.py tests/integration/test_stripe_shuffled.py $(ARGS)
 
 mutants: $(STAMP) ## Change the Lua bit by bit; the tests must notice each change (half an hour).
 	$(BIN)/python -m tests.lua.mutate $(ARGS)

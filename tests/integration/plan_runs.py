@@ -178,6 +178,7 @@ def _work(stage: Stage, chaos: Chaos, news: list[Any], again: list[Any]) -> None
     chaos.fail_once()
     with_crashes(stage.inbox.run, chaos)
     with_crashes(stage.job.run_once, chaos)
+    chaos.answer_again()
     chaos.is_on = False
     if chaos.dice.random() < _DELIVERS:
         stage.world.sender.run_once()
@@ -185,7 +186,6 @@ def _work(stage: Stage, chaos: Chaos, news: list[Any], again: list[Any]) -> None
 
 def _finish(stage: Stage, chaos: Chaos, account: str) -> None:
     """Let what failed be tried again: out of order, one thing may have waited for another."""
-    stage.fake.control("faults/clear")
     for _ in range(3):
         stage.inbox.run()
         stage.inbox.clock.now += HOUR_MS

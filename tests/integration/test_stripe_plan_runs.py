@@ -20,8 +20,8 @@ from tests.integration import fake_stripe
 from tests.integration.fake_stripe import Fake
 from tests.integration.plan_runs import TOLD, Scenario, Stage, Story, play, stage_of
 
-SEEDS = int(os.environ.get("CREDITS_TEST_SEEDS", "20"))
-"""Of each scenario; `make shuffles` plays 200 of each."""
+SEEDS = int(os.environ.get("CREDITS_TEST_SEEDS", "200"))
+"""Of each scenario; CREDITS_TEST_SEEDS plays more, or fewer."""
 
 CHUNK = 20
 
