@@ -12,7 +12,8 @@ from persistence import accounts
 from persistence.errors import AccountUnknown
 from persistence.top_up_tables import auto_top_up_attempts as attempts
 from persistence.top_up_tables import auto_top_ups as settings
-from sidecar.billing import auto_top_up_hooks, watch
+from persistence.watching import watch
+from sidecar.billing import auto_top_up_hooks
 from sidecar.billing.auto_top_up_order import check_amount
 from sidecar.domain import MAX_AMOUNT
 from sidecar.errors import ErrorCode, Refusal
@@ -56,7 +57,7 @@ def put_auto_top_up(
     threshold = values["threshold"] if values["is_enabled"] else None
     accounts.set_top_up_threshold(c, account, threshold)
     auto_top_up_hooks.on_saved(c, account, now_ms)
-    watch.begin(c, account, now_ms)
+    watch(c, [account], now_ms)
     found = get_auto_top_up(c, account)
     assert found is not None
     return found

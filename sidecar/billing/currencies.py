@@ -5,7 +5,6 @@ Source: https://docs.stripe.com/currencies, "zero-decimal", "three-decimal" and 
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 CURRENCY_PATTERN: Final = r"^[a-z]{3}\Z"
@@ -26,11 +25,6 @@ _WHOLE_ONLY: Final = frozenset(("isk", "ugx"))
 
 _FEE_PER_MILLE: Final = 29
 _FIXED_FEE_PER_MILLE: Final = 30  # of the default minimum: $0.30 of $10
-
-
-def is_currency(code: str) -> bool:
-    """Tell whether a text has the form of a currency's code."""
-    return re.match(CURRENCY_PATTERN, code) is not None
 
 
 def decimals(currency: str) -> int:

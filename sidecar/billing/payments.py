@@ -12,13 +12,13 @@ from sqlalchemy import Connection, RowMapping, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from persistence import accounts
-from persistence.money_tables import orders
 from persistence.money_tables import stripe_charges as charges
 from persistence.stripe_tables import stripe_payments as payments
 from sidecar.billing import auto_top_up_hooks
 from sidecar.billing.alerts import AlertKind, raise_alert
 from sidecar.billing.applying import APPLIED, FAILED, IGNORED, Applying, Handler, Outcome
 from sidecar.billing.errors import EventNotUnderstood
+from sidecar.billing.orders import Order, OrderPurpose, get_order
 from sidecar.billing.settling import lock_payment, settle
 from sidecar.billing.topups import TopUp, is_top_up, read_payment, read_session
 
@@ -81,27 +81,28 @@ def _worth(one: Applying, top_up: TopUp) -> tuple[str, int]:
                 "it needs metadata.order_id, or else metadata.account and metadata.credits"
             )
         return top_up.account, top_up.credits
-    query = select(orders).where(orders.c.id == top_up.order_id)
-    order = one.c.execute(query).mappings().one_or_none()
+    order = get_order(one.c, top_up.order_id)
     if order is None:
         raise EventNotUnderstood(f"there is no order {top_up.order_id}")
     _check_order(order, top_up)
-    return str(order["account"]), int(order["credits"])
+    return order.account, order.credits
 
 
-def _check_order(order: RowMapping, top_up: TopUp) -> None:
+def _check_order(order: Order, top_up: TopUp) -> None:
     """Refuse a payment of another account, currency or price than its order's."""
-    if top_up.account not in (None, order["account"]):
-        raise EventNotUnderstood(f"order {order['id']} is not of account {top_up.account}")
-    if top_up.currency != order["currency"]:
+    if top_up.account not in (None, order.account):
+        raise EventNotUnderstood(f"order {order.id} is not of account {top_up.account}")
+    if top_up.currency != order.currency:
         raise EventNotUnderstood(
-            f"it is in {top_up.currency}, order {order['id']} in {order['currency']}"
+            f"it is in {top_up.currency}, order {order.id} in {order.currency}"
         )
     # A PaymentIntent of a session does not tell its tax: that may only have added to the price.
-    is_exact = top_up.pre_tax is not None or order["purpose"] == "auto_top_up"
-    paid, price = top_up.pre_tax or top_up.amount, int(order["price"])
-    if paid < price or (is_exact and paid != price):
-        raise EventNotUnderstood(f"it pays {paid} for order {order['id']}, whose price is {price}")
+    is_exact = top_up.pre_tax is not None or order.purpose is OrderPurpose.AUTO_TOP_UP
+    paid = top_up.amount if top_up.pre_tax is None else top_up.pre_tax
+    if paid < order.price or (is_exact and paid != order.price):
+        raise EventNotUnderstood(
+            f"it pays {paid} for order {order.id}, whose price is {order.price}"
+        )
 
 
 def _locked_fact(one: Applying, top_up: TopUp, account: str, credits: int) -> RowMapping:

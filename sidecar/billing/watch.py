@@ -64,11 +64,6 @@ def sweep(c: Connection, now_ms: int) -> None:
     c.execute(_SWEEP_TOP_UPS, {"now_ms": now_ms})
 
 
-def begin(c: Connection, account: str, now_ms: int) -> None:
-    """Watch an account from now: call it when its threshold was changed."""
-    c.execute(_BEGIN, {"account": account, "now_ms": now_ms})
-
-
 def _look_at(
     c: Connection, due: Mapping[str, int], standings: Mapping[str, Standing], now_ms: int
 ) -> int:
@@ -158,13 +153,6 @@ _CHANGE: Final = sa.text(
     UPDATE watched_accounts SET due_ms = :due_ms, is_low_told = :is_low_told,
         is_exhausted_told = :is_exhausted_told, exhausted_ms = :exhausted_ms
     WHERE account = :account
-    """
-)
-
-_BEGIN: Final = sa.text(
-    """
-    INSERT INTO watched_accounts (account, rung_ms, due_ms) VALUES (:account, :now_ms, :now_ms)
-    ON CONFLICT (account) DO UPDATE SET rung_ms = excluded.rung_ms, due_ms = excluded.due_ms
     """
 )
 

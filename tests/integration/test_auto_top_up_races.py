@@ -15,10 +15,11 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from persistence.database import in_transaction
+from persistence.watching import watch
 from sidecar.billing import auto_top_up_hooks as hooks
 from sidecar.billing import auto_top_up_rows as rows
 from sidecar.billing import auto_top_up_send, auto_top_up_start
-from sidecar.billing.watch import Watch, begin
+from sidecar.billing.watch import Watch
 from tests.integration.fake_stripe import Fake, running
 from tests.integration.stripe_inbox import HOUR_MS
 from tests.integration.top_up_world import MINUTE_MS, TopUpWorld
@@ -46,7 +47,7 @@ def world(engine: Engine, redis_client: redis.Redis, fake: Fake) -> TopUpWorld:
 def _cross(world: TopUpWorld) -> None:
     """Do what a worker does when a call took the account below its threshold."""
     with world.engine.begin() as c:
-        begin(c, "acme", world.clock())
+        watch(c, ["acme"], world.clock())
     Watch(world.engine, world.standings, now_ms=world.clock).run_once()
     world.new_job().run_once()
 

@@ -12,7 +12,8 @@ from sqlalchemy import Engine, event, select, text
 
 from persistence import accounts
 from persistence.top_up_tables import alerts
-from sidecar.billing.watch import SWEEP_EVERY_MS, Watch, begin
+from persistence.watching import watch
+from sidecar.billing.watch import SWEEP_EVERY_MS, Watch
 from sidecar.domain import AccountStatus
 from tests.integration.fake_stripe import Fake, running
 from tests.integration.top_up_world import TopUpWorld
@@ -36,7 +37,7 @@ def world(engine: Engine, redis_client: redis.Redis, fake: Fake) -> TopUpWorld:
 
 def _ring(world: TopUpWorld, account: str = "acme") -> None:
     with world.engine.begin() as c:
-        begin(c, account, world.clock())
+        watch(c, [account], world.clock())
 
 
 def _look(world: TopUpWorld, available: int, *, after_ms: int = 1_000) -> None:

@@ -68,13 +68,6 @@ def test_a_share_has_one_decimal_and_none_of_nothing() -> None:
     assert currencies.percent(1, 0) is None
 
 
-@pytest.mark.parametrize("code", ["usd", "jpy"])
-def test_a_currency_is_three_small_letters(code: str) -> None:
-    assert currencies.is_currency(code)
-    for wrong in (code.upper(), code[:2], f"{code}\n", f"{code}x", "", "u$d"):
-        assert not currencies.is_currency(wrong)
-
-
 @pytest.mark.parametrize(
     ("offer", "credits", "price"),
     [
