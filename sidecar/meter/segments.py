@@ -212,7 +212,9 @@ def _first_number(file: SegmentFile, data: bytes) -> int | None:
 def _may_be_torn(start: bytes) -> bool:
     """Tell whether the beginning of a header is all that was written, maybe with zeros after it."""
     written = start.rstrip(b"\0")
-    return len(start) < HEADER_BYTES or len(written) < _HEADER.size
+    if len(start) < HEADER_BYTES or len(written) < _HEADER.size:
+        return True
+    return _CRC.pack(crc32(start[: _HEADER.size])).startswith(written[_HEADER.size :])
 
 
 def _record_at(data: bytes, at: int) -> Record | None:

@@ -138,6 +138,25 @@ def test_a_crash_before_the_first_record_leaves_nothing(directory: Path, start: 
     assert names(directory) == ["000000000001.open"]
 
 
+@pytest.mark.parametrize("after", [0, 1, 3 * FRAME_BYTES])
+def test_a_header_that_power_loss_cut_anywhere_and_filled_with_zeros_is_torn(
+    directory: Path, after: int
+) -> None:
+    path = write_segment(directory, 1, 1)
+    whole = path.read_bytes()
+    for length in range(HEADER_BYTES):
+        path.write_bytes(whole[:length] + bytes(HEADER_BYTES - length + after))
+        assert read_journal(directory) == [], length
+
+
+def test_half_a_checksum_that_is_another_is_damage_and_not_torn(directory: Path) -> None:
+    path = write_segment(directory, 1, 1)
+    whole = path.read_bytes()
+    wrong = bytes([whole[HEADER_BYTES - 4] ^ 1])
+    path.write_bytes(whole[: HEADER_BYTES - 4] + wrong + bytes(3))
+    assert "header" in damage(directory)
+
+
 def test_records_behind_a_header_of_zeros_are_not_dropped(directory: Path) -> None:
     path = write_segment(directory, 1, 1, (1, b"body"))
     path.write_bytes(bytes(HEADER_BYTES) + path.read_bytes()[HEADER_BYTES:])
